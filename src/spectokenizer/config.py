@@ -1,0 +1,193 @@
+"""One frozen description of a codec; everything derivable is a property.
+
+The names and the three sizes are the paper's (Wan et al., INTERSPEECH 2025); `micro` is ours.
+Costs are counted here, in plain Python, so that `spectok info` needs neither torch nor a model:
+they are the costs of the published architecture, one multiply-accumulate (MAC) per weight use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .errors import ConfigError
+
+
+class LayerCost(NamedTuple):
+    """What one layer weighs and what it does in one second of audio."""
+
+    name: str
+    parameters: int
+    macs_per_second: int
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Geometry and widths of a codec.
+
+    Frequencies in Hz, lengths in samples. `channels[0]` is the width of the complex convolution (real and
+    imaginary parts counted), `channels[i]` that of level i; `strides` are (time, frequency) per level and the
+    kernel is (`kernel_time`, frequency stride), the paper's (3, 4).
+    """
+
+    name: str = "mini"
+    sample_rate: int = 16000
+    hop_length: int = 160
+    window_length: int = 320
+    n_fft: int = 512
+    compression: float = 2.0  # p of eq. 1 and 2
+    channels: tuple[int, ...] = (16, 24, 32, 64, 96)
+    strides: tuple[tuple[int, int], ...] = ((1, 4), (1, 4), (1, 4), (2, 4))
+    kernel_time: int = 3
+    num_codebooks: int = 12
+    codebook_size: int = 1024
+    codebook_dim: int = 8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(int(c) for c in self.channels))
+        object.__setattr__(self, "strides", tuple((int(t), int(f)) for t, f in self.strides))
+        fold = prod(f for _, f in self.strides)
+        checks = {
+            "compression is 2, the only exponent with an exact real-valued inverse here": self.compression == 2.0,
+            "channels has one entry more than strides": len(self.channels) == len(self.strides) + 1,
+            "channels[0] is even (real and imaginary parts)": self.channels[0] % 2 == 0,
+            f"the frequency strides fold all {self.num_bins} bins to 1 (they fold {fold})": fold == self.num_bins,
+            "window_length is twice hop_length (square-root Hann, 50 % overlap)": self.window_length == 2 * self.hop_length,
+            "n_fft is at least window_length": self.n_fft >= self.window_length,
+            "only the last level strides in time": all(t == 1 for t, _ in self.strides[:-1]),
+            "codebook_size is a power of two": self.codebook_size & (self.codebook_size - 1) == 0 < self.codebook_size,
+            "num_codebooks is 1 to 32": 1 <= self.num_codebooks <= 32,
+        }
+        broken = [rule for rule, holds in checks.items() if not holds]
+        if broken:
+            raise ConfigError(f"codec '{self.name}' needs: " + "; ".join(broken))
+
+    # -- geometry ------------------------------------------------------------------------------------------------
+
+    @property
+    def num_bins(self) -> int:
+        """Frequency bins per frame; the Nyquist bin is dropped."""
+        return self.n_fft // 2
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Frequency positions at each level, from the full spectrum to 1."""
+        out = [self.num_bins]
+        for _, stride in self.strides:
+            out.append(out[-1] // stride)
+        return tuple(out)
+
+    @property
+    def time_stride(self) -> int:
+        """STFT frames per latent frame."""
+        return prod(t for t, _ in self.strides)
+
+    @property
+    def frame_size(self) -> int:
+        """Samples per latent frame, that is per code."""
+        return self.hop_length * self.time_stride
+
+    @property
+    def frame_rate(self) -> float:
+        """Latent frames per second."""
+        return self.sample_rate / self.frame_size
+
+    @property
+    def delay_samples(self) -> int:
+        """How much later than its input a sample leaves the decoder, framing not counted: the window's overlap."""
+        return self.window_length - self.hop_length
+
+    @property
+    def latency_samples(self) -> int:
+        """Algorithmic latency: one frame must be complete, and its last sample waits for the next overlap."""
+        return self.frame_size + self.delay_samples
+
+    @property
+    def latent_dim(self) -> int:
+        return self.channels[-1]
+
+    # -- bits ----------------------------------------------------------------------------------------------------
+
+    @property
+    def bits_per_code(self) -> int:
+        return self.codebook_size.bit_length() - 1
+
+    @property
+    def bitrates(self) -> tuple[int, ...]:
+        """Bits per second for 1, 2, ... `num_codebooks` codebooks."""
+        return tuple(round(k * self.bits_per_code * self.frame_rate) for k in range(1, self.num_codebooks + 1))
+
+    # -- cost ----------------------------------------------------------------------------------------------------
+
+    def costs(self, num_codebooks: int | None = None) -> list[LayerCost]:
+        """Cost of every layer in signal order, biases and activations' slopes included in the parameters.
+
+        The complex convolutions are 3×3; the quantiser's projections are counted and its tables are not, as in the
+        paper's cost table (which is for 4 kbps, that is `num_codebooks=8`).
+        """
+        used = num_codebooks or self.num_codebooks
+        stft_rate = self.sample_rate // self.hop_length
+        encoder, decoder = [], []
+        c0 = self.channels[0]
+        complex_weights = 9 * c0  # 9 taps × c0/2 complex weights of two numbers
+        complex_macs = 2 * complex_weights * self.num_bins * stft_rate  # a complex product is four real ones
+        encoder.append(LayerCost("encoder.complex_conv", complex_weights, complex_macs))
+        rate = stft_rate
+        for level, (stride_t, stride_f) in enumerate(self.strides):
+            c_in, c_out = self.channels[level], self.channels[level + 1]
+            rate //= stride_t
+            positions = self.bands[level + 1] * rate
+            conv = self.kernel_time * stride_f * c_in * c_out
+            recurrent = 6 * c_out * c_out + c_out * c_out  # GRU and 1×1 convolution
+            small = 6 * c_out + c_out + c_out  # GRU biases, 1×1 bias, Snake2D
+            bias = self.bands[1] * c_out if level == 0 else c_out  # the first one knows its frequency
+            encoder.append(LayerCost(f"encoder.down{level}", conv + bias + c_out, conv * positions))
+            encoder.append(LayerCost(f"encoder.rnn{level}", recurrent + small, recurrent * positions))
+            decoder.insert(0, LayerCost(f"decoder.up{level}", conv + 2 * c_in, conv * positions))
+            decoder.insert(0, LayerCost(f"decoder.rnn{level}", recurrent + small, recurrent * positions))
+        decoder.append(LayerCost("decoder.complex_conv", complex_weights + 2, complex_macs))
+        projections = 2 * used * self.codebook_dim * self.latent_dim
+        quantizer = LayerCost("quantizer.projections", projections, round(projections * self.frame_rate))
+        return [*encoder, quantizer, *decoder]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters as counted in the paper: network and projections at 8 codebooks, tables not counted."""
+        return sum(c.parameters for c in self.costs(min(8, self.num_codebooks)))
+
+    @property
+    def macs_per_second(self) -> int:
+        """True multiply-accumulates per second of audio, encoder and decoder, without STFT and codebook search."""
+        return sum(c.macs_per_second for c in self.costs() if not c.name.startswith("quantizer"))
+
+    # -- JSON ----------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CodecConfig:
+        """Raises ConfigError on an unknown key or an impossible value."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"unknown codec settings {unknown}; known are {sorted(known)}")
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"codec settings of the wrong type: {error}") from error
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> CodecConfig:
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8"))["codec"])
+
+
+PRESETS = {
+    "base": CodecConfig("base", channels=(192, 256, 384, 800, 1280)),
+    "mini": CodecConfig("mini"),
+    "micro": CodecConfig("micro", channels=(8, 16, 16, 32, 64)),
+}

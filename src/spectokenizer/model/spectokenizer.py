@@ -1,0 +1,106 @@
+"""SpecTokenizer: samples → codes → samples. Reading order is signal order.
+
+    audio → STFT → |·|^½ → Encoder → z → RVQ → codes → z_q → Decoder → |·|² → iSTFT → audio
+
+States are dicts of named tensors [B, ...], passed in and returned; nothing is remembered inside the modules.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..config import CodecConfig
+from .layers import RNN2D, ComplexConv, Down, Stem, Up
+from .quantizer import ResidualVQ
+from .spectrum import Analysis, Synthesis
+
+State = dict[str, Tensor]
+
+
+class Chain(nn.ModuleDict):
+    """Layers in a row, each (x, state) → (y, state); the row's state is the dict of theirs."""
+
+    def initial_state(self, batch: int) -> State:
+        return {name: layer.initial_state(batch) for name, layer in self.items()}  # type: ignore[operator]
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        new = {}
+        for name, layer in self.items():
+            x, new[name] = layer(x, state[name])
+        return x, new
+
+
+def encoder(config: CodecConfig) -> Chain:
+    """Audio [B, N] to latents [T, B, 1, D]; N is a multiple of `frame_size`."""
+    c, bands, taps = config.channels, config.bands, config.kernel_time
+    chain = Chain({"stft": Analysis(config)})
+    for i, stride in enumerate(config.strides):
+        if i == 0:
+            chain["down0"] = Stem(c[0], c[1], bands[1], taps, stride[1])
+        else:
+            chain[f"down{i}"] = Down(c[i], c[i + 1], bands[i + 1], taps, stride)
+        chain[f"rnn{i}"] = RNN2D(c[i + 1], bands[i + 1])
+    return chain
+
+
+def decoder(config: CodecConfig) -> Chain:
+    """Latents [T, B, 1, D] to audio [B, T·frame_size], `delay_samples` late: the encoder's mirror."""
+    c, bands, taps = config.channels, config.bands, config.kernel_time
+    chain = Chain()
+    for i, stride in reversed(list(enumerate(config.strides))):
+        chain[f"rnn{i}"] = RNN2D(c[i + 1], bands[i + 1])
+        chain[f"up{i}"] = Up(c[i + 1], c[i], bands[i + 1], taps, stride)
+    chain["conv"] = ComplexConv(c[0], bands[0])
+    chain["istft"] = Synthesis(config)
+    return chain
+
+
+class SpecTokenizer(nn.Module):
+    """The whole codec; `config` says its size."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = encoder(config)
+        self.quantizer = ResidualVQ(config.latent_dim, config.num_codebooks, config.codebook_size, config.codebook_dim)
+        self.decoder = decoder(config)
+
+    def encode(self, audio: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Audio [B, T·frame_size] to codes [B, K, T]."""
+        z, state = self.encoder(audio, state or self.encoder.initial_state(len(audio)))
+        codes = self.quantizer(z.flatten(0, 2)).codes  # [T·B, K]
+        return codes.unflatten(0, z.shape[:2]).permute(1, 2, 0), state
+
+    def decode(self, codes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Codes [B, K, T] to audio [B, T·frame_size], `delay_samples` late."""
+        z_q = self.quantizer.decode(codes.permute(2, 0, 1).flatten(0, 1))
+        z_q = z_q.unflatten(0, (codes.shape[2], codes.shape[0])).unsqueeze(2)  # [T, B, 1, D]
+        return self.decoder(z_q, state or self.decoder.initial_state(len(codes)))
+
+    def forward(self, audio: Tensor, active: Tensor | None = None, quantize: bool = True, update: bool = False):
+        """Training pass: audio [B, T·frame_size] to (output aligned with it, z, Quantized or None).
+
+        `active` [B] is the number of codebooks of each clip. The output is `delay_samples` shorter than the input.
+        """
+        z, _ = self.encoder(audio, self.encoder.initial_state(len(audio)))  # [T, B, 1, D]
+        quantized = None
+        z_q = z
+        if quantize:
+            per_frame = None if active is None else active.repeat(z.shape[0])
+            quantized = self.quantizer(z.flatten(0, 2), per_frame, update)
+            z_q = quantized.z_q.view_as(z)
+        output, _ = self.decoder(z_q, self.decoder.initial_state(len(audio)))
+        return output[:, self.config.delay_samples :], z, quantized
+
+
+def parameters(module: nn.Module) -> int:
+    """Trained parameters; the codebooks are buffers and not counted, as in the paper."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def build(config: CodecConfig, seed: int = 0) -> SpecTokenizer:
+    """A fresh model; the seed fixes its weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SpecTokenizer(config)

@@ -1,0 +1,104 @@
+"""Audio in and out: any file soundfile reads, any rate, mixed or refused explicitly. float32 throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from ..errors import AudioError
+
+Audio = npt.NDArray[np.float32]
+
+BLOCK_SECONDS = 10.0  # how much of a file is in memory at once
+
+
+def to_mono(audio: npt.ArrayLike) -> Audio:
+    """Samples as float32 [N] in −1…1: int16 is scaled, [C, N] is averaged.
+
+    Raises AudioError for other types and shapes and for values that are not finite.
+    """
+    samples = np.asarray(audio)
+    if samples.dtype == np.int16:
+        samples = samples.astype(np.float32) / 32768
+    elif samples.dtype.kind == "f":
+        samples = samples.astype(np.float32)  # float64 beyond float32's range becomes infinite and is refused below
+    else:
+        raise AudioError(f"audio has type {samples.dtype}; give float samples in -1..1 or int16")
+    if samples.ndim == 2:
+        if samples.shape[0] > 32:
+            raise AudioError(f"audio has shape {list(samples.shape)}, read as [channels, samples]; transpose it")
+        if samples.shape[0] == 0:
+            raise AudioError(f"audio has shape {list(samples.shape)}: no channels")
+        samples = samples.mean(0)
+    elif samples.ndim != 1:
+        raise AudioError(f"audio has shape {list(samples.shape)}; give [samples] or [channels, samples]")
+    if not np.isfinite(samples).all():
+        at = int(np.flatnonzero(~np.isfinite(samples))[0])
+        raise AudioError(f"audio holds {samples[at]} at sample {at}; replace NaN and infinite values first")
+    return np.ascontiguousarray(samples)
+
+
+def check_rate(sample_rate: float) -> int:
+    """An integer rate between 1 kHz and 768 kHz, or AudioError."""
+    if not (isinstance(sample_rate, (int, float, np.number)) and 1000 <= sample_rate <= 768000 and sample_rate == int(sample_rate)):
+        raise AudioError(f"sample rate {sample_rate!r} Hz; give a whole number between 1000 and 768000")
+    return int(sample_rate)
+
+
+class Resampler:
+    """Streaming resampler of known length: n samples in give round(n · to / from) out, whatever the blocks."""
+
+    def __init__(self, rate_in: int, rate_out: int):
+        self.rate_in, self.rate_out = check_rate(rate_in), check_rate(rate_out)
+        self._stream = soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32") if rate_in != rate_out else None
+
+    def push(self, samples: Audio, last: bool = False) -> Audio:
+        if self._stream is None:
+            return samples
+        return np.asarray(self._stream.resample_chunk(samples, last=last), np.float32)
+
+
+def resample(samples: Audio, rate_in: int, rate_out: int) -> Audio:
+    """Mono samples at another rate, in one go."""
+    return Resampler(rate_in, rate_out).push(samples, last=True)
+
+
+def open_audio(path: str | Path | BinaryIO) -> soundfile.SoundFile:
+    """A readable sound file; raises AudioError saying what is wrong with it."""
+    name = path if isinstance(path, (str, Path)) else "standard input"
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        if isinstance(path, (str, Path)) and not Path(path).exists():
+            raise AudioError(f"{name}: no such file") from error
+        raise AudioError(f"{name}: not audio that can be read ({error})") from error
+
+
+def blocks(file: soundfile.SoundFile, seconds: float = BLOCK_SECONDS) -> Iterator[Audio]:
+    """The file's samples, mixed to mono, block by block, so that ten hours need no more memory than ten seconds."""
+    frames = max(1, int(seconds * file.samplerate))
+    while True:
+        try:
+            block = file.read(frames, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{file.name}: broken at sample {file.tell()} ({error})") from error
+        if not len(block):
+            return
+        yield to_mono(block.T)
+
+
+def read(path: str | Path | BinaryIO, sample_rate: int | None = None) -> tuple[Audio, int]:
+    """A whole file as mono float32 [N], resampled when `sample_rate` is given; returns (samples, rate)."""
+    with open_audio(path) as file:
+        parts = list(blocks(file))
+        rate = file.samplerate
+    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if sample_rate and sample_rate != rate:
+        return resample(samples, rate, sample_rate), sample_rate
+    return samples, rate

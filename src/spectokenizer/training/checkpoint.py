@@ -1,0 +1,66 @@
+"""Saving and loading a run. Files are replaced atomically: a kill at any moment leaves the last complete state."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..config import CodecConfig
+from ..errors import ModelError
+from ..model.spectokenizer import SpecTokenizer
+
+STATE = "state.pt"  # everything needed to go on; for this machine, read with weights_only
+WEIGHTS = "weights.safetensors"  # averaged weights; for people
+CONFIG = "config.json"
+
+
+def _replace(path: Path, write) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write(part)
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def save_state(run: Path, state: dict[str, Any]) -> None:
+    _replace(run / STATE, lambda part: torch.save(state, part))
+
+
+def load_state(run: Path) -> dict[str, Any] | None:
+    """The state of a run, or None when it has none yet."""
+    path = run / STATE
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is not a state
+        raise ModelError(f"{path}: not a training state ({type(error).__name__}); move it away to start afresh") from error
+
+
+def save_model(folder: Path, model: nn.Module, config: CodecConfig, about: dict[str, Any]) -> None:
+    """Weights (safetensors) and configuration (JSON) of a model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    _replace(folder / WEIGHTS, lambda part: save_file(tensors, part))
+    text = json.dumps({"codec": config.to_dict(), "training": about}, indent=1)
+    _replace(folder / CONFIG, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+
+
+def load_model(folder: str | Path) -> SpecTokenizer:
+    """The model saved in a folder (a run's, too). Raises ModelError when it is not there or does not fit."""
+    folder = Path(folder)
+    try:
+        config = CodecConfig.from_json(folder / CONFIG)
+        model = SpecTokenizer(config)
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder}: no {Path(error.filename or WEIGHTS).name}; is this the folder of a training run?") from error
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder}: weights and configuration do not fit ({error})") from error
+    return model.eval()

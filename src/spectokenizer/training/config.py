@@ -1,0 +1,105 @@
+"""A training run as a TOML file: the codec, the data, the optimiser, and stages with their losses."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import PRESETS, CodecConfig
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a run. The learning rate falls exponentially from `lr` to `lr_end` over its steps."""
+
+    name: str
+    steps: int
+    quantize: bool
+    lr: float
+    lr_end: float
+    losses: dict[str, float]  # weight by name: complex, magnitude, mel, commitment
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    codec: CodecConfig
+    stages: tuple[Stage, ...]
+    batch_size: int = 8  # clips per step and process
+    segment_seconds: float = 1.0
+    seed: int = 0
+    warmup_steps: int = 100  # after the start of each stage
+    gradient_clip: float = 1.0
+    weight_decay: float = 0.0
+    muon: bool = True  # for the matrices; AdamW for the rest
+    ema_decay: float = 0.999
+    quantizer_dropout: float = 0.5
+    init_batches: int = 50  # whose latents initialise the codebooks
+    log_every: int = 20
+    validate_every: int = 1000
+    validation_share: float = 0.01  # of the clips, when no validation data is given
+    save_minutes: float = 3.0
+    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def segment_length(self) -> int:
+        """Samples per segment, whole frames."""
+        return round(self.segment_seconds * self.codec.frame_rate) * self.codec.frame_size
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[Stage, int]:
+        """The stage that step belongs to and the step's number in it."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage, step
+            step -= stage.steps
+        return self.stages[-1], self.stages[-1].steps - 1
+
+    @classmethod
+    def load(cls, path: str | Path) -> TrainConfig:
+        """Read a TOML file; raises ConfigError on anything unknown, missing or impossible."""
+        try:
+            raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: no such file") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML ({error})") from error
+        return cls.from_dict(raw)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> TrainConfig:
+        values = dict(raw)
+        codec = dict(values.pop("codec", {}))
+        preset = codec.pop("preset", "mini")
+        if preset not in PRESETS:
+            raise ConfigError(f"codec preset '{preset}'; known are {sorted(PRESETS)}")
+        stages = values.pop("stage", [])
+        if not stages:
+            raise ConfigError("no [[stage]] in the training file")
+        try:
+            config = CodecConfig.from_dict({**PRESETS[preset].to_dict(), **codec})
+            built = cls(codec=config, stages=tuple(Stage(**stage) for stage in stages), raw=raw, **values)
+        except TypeError as error:
+            raise ConfigError(f"training file: {error}") from error
+        known = {"waveform", "complex", "magnitude", "mel", "commitment"}
+        for stage in built.stages:
+            unknown = sorted(set(stage.losses) - known)
+            if unknown or stage.steps < 1 or stage.lr <= 0 or stage.lr_end <= 0:
+                raise ConfigError(
+                    f"stage '{stage.name}': needs steps ≥ 1, positive learning rates and losses out of {sorted(known)}"
+                    + (f"; unknown {unknown}" if unknown else "")
+                )
+        if built.segment_length < built.codec.frame_size or built.batch_size < 1:
+            raise ConfigError("batch_size must be at least 1 and segment_seconds at least one frame")
+        return built
+
+    def to_dict(self) -> dict[str, Any]:
+        values = dataclasses.asdict(self)
+        values.pop("raw")
+        return values

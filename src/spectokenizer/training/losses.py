@@ -1,0 +1,96 @@
+"""Reconstruction losses, by name. The output is compared as a listener gets it: re-analysed from its samples.
+
+`complex` and `magnitude` live in the codec's own compressed domain (|s|^½, eq. 1) at several resolutions; `mel` is DAC's
+multi-scale log-mel distance. The complex term buys waveform fidelity (SDR), the other two buy sound.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+RESOLUTIONS = ((320, 160), (512, 128), (1024, 256))  # (window, hop)
+MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  # (window, bands), hop = window/4
+MEL_FLOOR = 3e-5  # mean magnitude of a band, -90 dB of full scale: below it nothing is heard
+CODEC_SCALE = 100.0  # a full-scale sine in the codec's own spectrum
+GRADIENT_FLOOR = 1e-4  # |s| below this counts as silence: the root's slope stays finite
+
+
+@functools.cache
+def _window(length: int, device: torch.device) -> Tensor:
+    return torch.hann_window(length, device=device)
+
+
+@functools.cache
+def mel_filters(n_fft: int, bands: int, sample_rate: int) -> Tensor:
+    """Triangular mel filters [n_fft/2 + 1, bands] (HTK mel), each a weighted mean, float32."""
+    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, bands + 2) / 2595) - 1)
+    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    rise = (bins[:, None] - edges[:-2]) / np.diff(edges)[:-1]
+    fall = (edges[2:] - bins[:, None]) / np.diff(edges)[1:]
+    filters = np.maximum(0, np.minimum(rise, fall))
+    nearest = np.abs(bins[:, None] - edges[1:-1]).argmin(0)  # a band narrower than a bin takes the nearest one
+    filters[nearest, np.arange(bands)] += filters.sum(0) == 0
+    return torch.tensor(filters / filters.sum(0), dtype=torch.float32)
+
+
+def stft(x: Tensor, window: int, hop: int) -> Tensor:
+    """[B, N] to complex [B, window/2 + 1, frames], a full-scale sine near 1."""
+    w = _window(window, x.device)
+    return torch.stft(x, window, hop, window=w, center=True, pad_mode="constant", return_complex=True) * (2 / window)
+
+
+def _compressed(s: Tensor) -> tuple[Tensor, Tensor]:
+    power = s.real.square() + s.imag.square() + GRADIENT_FLOOR**2
+    root = power.pow(0.25)
+    return s / power.pow(0.25), root
+
+
+def spectral(x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    """`complex` and `magnitude`: mean absolute error in the compressed domain, at one resolution drawn per call."""
+    pick = int(torch.randint(len(RESOLUTIONS), (), generator=generator))
+    window, hop = RESOLUTIONS[pick]
+    with torch.no_grad():
+        reference, loudness = _compressed(stft(x, window, hop) * CODEC_SCALE)
+    output, loud = _compressed(stft(y, window, hop) * CODEC_SCALE)
+    difference = torch.view_as_real(output - reference)
+    return {"complex": difference.abs().mean(), "magnitude": (loud - loudness).abs().mean()}
+
+
+def waveform(x: Tensor, y: Tensor) -> Tensor:
+    """Root of the error's share of the signal's energy, mean over clips: 1 for silence, 0 for a perfect copy."""
+    return ((y - x).square().mean(1) / (x.square().mean(1) + 1e-6) + 1e-6).sqrt().mean()
+
+
+def mel(x: Tensor, y: Tensor, sample_rate: int, scales: int = 2, generator: torch.Generator | None = None) -> Tensor:
+    """Mean absolute log10-mel error over `scales` of the seven scales, drawn per call."""
+    total = y.new_zeros(())
+    for i in torch.randperm(len(MEL_SCALES), generator=generator)[:scales].tolist():
+        window, bands = MEL_SCALES[i]
+        filters = mel_filters(window, bands, sample_rate).to(y.device)
+
+        def log_mel(signal: Tensor, window: int = window, filters: Tensor = filters) -> Tensor:
+            s = stft(signal, window, window // 4)
+            magnitude = (s.real.square() + s.imag.square() + 1e-12).sqrt()
+            return (magnitude.transpose(1, 2) @ filters).clamp(min=MEL_FLOOR).log10()
+
+        with torch.no_grad():
+            reference = log_mel(x)
+        total = total + (log_mel(y) - reference).abs().mean()
+    return total / scales
+
+
+def reconstruction(x: Tensor, y: Tensor, sample_rate: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    """All reconstruction losses of output y [B, N] against x [B, N], unweighted."""
+    return {"waveform": waveform(x, y), **spectral(x, y, generator), "mel": mel(x, y, sample_rate, generator=generator)}
+
+
+def si_sdr(x: Tensor, y: Tensor) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio per clip, dB: [B, N], [B, N] to [B]."""
+    x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+    target = (x * y).sum(1, keepdim=True) / x.square().sum(1, keepdim=True).clamp(min=1e-8) * x
+    return 10 * torch.log10(target.square().sum(1).clamp(min=1e-8) / (y - target).square().sum(1).clamp(min=1e-8))

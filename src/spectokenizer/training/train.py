@@ -1,0 +1,300 @@
+"""Training, top to bottom in one file: run() sets up, loops over steps, logs, validates and saves.
+
+Everything a step depends on is its number and the state on disk, so a killed run goes on where it was:
+    spectok train --config configs/mini.toml --data DIR --out RUN          start, or go on
+    spectok train ... --devices 2                                          one process per core or GPU (DDP)
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.progress
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.tensorboard import SummaryWriter
+
+from ..errors import ConfigError, SpecTokenizerError
+from ..model.spectokenizer import SpecTokenizer, build
+from . import checkpoint, data, losses
+from .config import Stage, TrainConfig
+
+
+class TrainingError(SpecTokenizerError):
+    """Training cannot go on; the message says what happened and what to change."""
+
+
+@dataclass
+class State:
+    """All that changes while training."""
+
+    model: Any  # SpecTokenizer as wrapped by Fabric
+    averaged: AveragedModel
+    optimizers: list[Any]
+    step: int = 0
+    seconds: float = 0.0  # of audio seen, over all processes
+
+    def save(self, run: Path, config: TrainConfig) -> None:
+        checkpoint.save_state(
+            run,
+            {
+                "model": _plain(self.model).state_dict(),
+                "averaged": self.averaged.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "step": self.step,
+                "seconds": self.seconds,
+            },
+        )
+        about = {"steps": self.step, "audio_seconds": round(self.seconds), "recipe": config.to_dict()}
+        checkpoint.save_model(run, self.averaged.module, config.codec, about)
+
+    def load(self, saved: dict[str, Any]) -> None:
+        _plain(self.model).load_state_dict(saved["model"])
+        self.averaged.load_state_dict(saved["averaged"])
+        for optimizer, values in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        self.step, self.seconds = saved["step"], saved["seconds"]
+
+
+def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the network, AdamW for everything else."""
+    matrices, rest = [], []
+    for parameter in model.parameters():
+        (matrices if parameter.ndim == 2 and min(parameter.shape) >= 16 else rest).append(parameter)
+    adam = torch.optim.AdamW(rest, lr=1.0, betas=(0.8, 0.99), weight_decay=config.weight_decay)
+    if not config.muon:
+        return [torch.optim.AdamW([*model.parameters()], lr=1.0, betas=(0.8, 0.99), weight_decay=config.weight_decay)]
+    muon = torch.optim.Muon(matrices, lr=1.0, momentum=0.95, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return [adam, muon]
+
+
+def exponential_average(decay: float) -> Any:
+    """Moving average of the weights that forgets its first steps: the decay rises to its value over ten times 1/(1 − decay) steps."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averaged, current, 1 - now)
+
+    return update
+
+
+def learning_rate(stage: Stage, step: int, warmup: int) -> float:
+    """Exponential from `lr` to `lr_end`, after a linear warm-up at the start of the stage."""
+    decay = (stage.lr_end / stage.lr) ** (step / max(1, stage.steps))
+    return stage.lr * decay * min(1.0, (step + 1) / max(1, warmup))
+
+
+def draw_active(config: TrainConfig, rng: np.random.Generator) -> np.ndarray:
+    """Codebooks per clip: all of them, or with probability `quantizer_dropout` any number from 1."""
+    k = config.codec.num_codebooks
+    return np.where(rng.random(config.batch_size) < config.quantizer_dropout, rng.integers(1, k + 1, config.batch_size), k)
+
+
+def compute_losses(
+    model: Any, x: Tensor, stage: Stage, active: Tensor | None, update: bool, generator: torch.Generator | None, sample_rate: int
+) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+    """Losses by name, the output, and the codes [N, K] of a batch x [B, N]."""
+    y, _, quantized = model(x, active, stage.quantize, update)
+    target = x[:, : y.shape[1]]
+    values = losses.reconstruction(target, y, sample_rate, generator)
+    if quantized is not None:
+        values["commitment"] = quantized.commitment
+    return values, y, None if quantized is None else quantized.codes
+
+
+def weighted(values: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    return sum((weights[name] * value for name, value in values.items() if weights.get(name)), torch.zeros(()))
+
+
+def usage(codes: Tensor, codebook_size: int) -> list[dict[str, float]]:
+    """Utilisation (share of entries used), perplexity and entropy (bits) of each codebook, from codes [N, K]."""
+    out = []
+    for column in codes.T:
+        counts = torch.bincount(column[column < codebook_size], minlength=codebook_size).double()
+        p = counts[counts > 0] / counts.sum().clamp(min=1)
+        entropy = float(-(p * p.log2()).sum())
+        out.append({"utilisation": float((counts > 0).double().mean()), "perplexity": 2**entropy, "entropy": entropy})
+    return out
+
+
+@torch.no_grad()
+def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage: Stage) -> dict[str, float]:
+    """Averaged weights on the first seconds of held-out clips, at several numbers of codebooks."""
+    c = config.codec
+    length = min(3 * c.sample_rate, 3 * config.segment_length) // c.frame_size * c.frame_size
+    rows = clips.batch(min(len(clips), 32), length, np.random.default_rng(1))
+    x = torch.from_numpy(data.set_level(rows, np.random.default_rng(2))).to(next(model.parameters()).device)
+    out: dict[str, float] = {}
+    for k in [1, 3, 8, c.num_codebooks] if stage.quantize else [0]:
+        if k > c.num_codebooks:
+            continue
+        active = torch.full((len(x),), k, device=x.device) if k else None
+        generator = torch.Generator().manual_seed(0)
+        values, y, codes = compute_losses(model, x, stage, active, False, generator, c.sample_rate)
+        name = f"{k * c.bits_per_code * c.frame_rate / 1000:g}kbps" if k else "unquantized"
+        out |= {f"{name}/{key}": float(value) for key, value in values.items()}
+        out[f"{name}/si_sdr"] = float(losses.si_sdr(x[:, : y.shape[1]], y).mean())
+        if codes is not None and k == c.num_codebooks:
+            for i, use in enumerate(usage(codes.cpu(), c.codebook_size)):
+                out |= {f"codebook{i}/{key}": value for key, value in use.items()}
+    return out
+
+
+def run(
+    config: TrainConfig,
+    source: str | Path,
+    out: str | Path,
+    validation: str | Path | None = None,
+    devices: int = 1,
+    threads: int | None = None,
+    cache: Path | None = None,
+    max_steps: int | None = None,
+) -> None:
+    """Train `config` on the audio of `source` into the folder `out`, going on where an earlier run stopped.
+
+    The folder gets `weights.safetensors` and `config.json` (averaged weights), `state.pt` (to go on), `metrics.jsonl`
+    and TensorBoard events. Stops cleanly at Ctrl-C, SIGTERM or `max_steps`.
+    Raises ConfigError for a folder that holds a run of another codec, TrainingError when the loss is no number.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
+    fabric = Fabric(devices=devices, strategy=strategy)
+    fabric.launch()
+    torch.set_flush_denormal(True)  # a GRU on silence otherwise runs at half speed
+    if fabric.device.type == "cpu":
+        torch.set_num_threads(threads or max(1, (torch.get_num_threads() // devices)))
+    rank, main = fabric.global_rank, fabric.global_rank == 0
+    console = rich.console.Console(quiet=not main)
+
+    with fabric.rank_zero_first():
+        clips = data.Clips.open(source, config.codec.sample_rate, cache)
+        clips, held = (clips, data.Clips.open(validation, config.codec.sample_rate, cache)) if validation else clips.split(config.validation_share)
+    console.print(f"{clips.seconds / 3600:.2f} h of training audio in {len(clips)} clips, {held.seconds / 60:.1f} min held out")
+
+    model = build(config.codec, config.seed)
+    averaged = AveragedModel(model, multi_avg_fn=exponential_average(config.ema_decay)).to(fabric.device)
+    optimizers = make_optimizers(model, config)
+    wrapped, *wrapped_optimizers = fabric.setup(model, *optimizers)
+    state = State(wrapped, averaged, list(wrapped_optimizers))
+    saved = checkpoint.load_state(out)
+    if saved is not None:
+        try:
+            state.load(saved)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ConfigError(f"{out} holds a run of another codec or optimiser; choose another folder ({error})") from error
+        console.print(f"going on at step {state.step}")
+
+    stop = [False]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.__setitem__(0, True))
+    writer = SummaryWriter(out) if main else None
+    metrics = open(out / "metrics.jsonl", "a", encoding="utf-8", buffering=1) if main else None
+
+    def log(kind: str, values: dict[str, float]) -> None:
+        if writer and metrics:
+            metrics.write(json.dumps({"kind": kind, "step": state.step, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n")
+            for key, value in values.items():
+                writer.add_scalar(f"{kind}/{key}", value, state.step)
+
+    c = config.codec
+    total = min(config.steps, max_steps or config.steps)
+    last_save = last_log = time.monotonic()
+    sums: dict[str, float] = {}
+    seen: list[Tensor] = []
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[status]}"),
+    )
+    with rich.progress.Progress(*columns, console=console, refresh_per_second=1) as bar:
+        task = bar.add_task("training", total=total, completed=state.step, status="")
+        while state.step < total and not stop[0]:
+            stage, stage_step = config.stage_at(state.step)
+            rng = np.random.default_rng([config.seed, rank, state.step])
+            if stage.quantize and stage_step == 0:
+                _initialize_codebooks(fabric, state, clips, config, rng)
+            segments = data.set_level(clips.batch(config.batch_size, config.segment_length, rng), rng)
+            x = torch.from_numpy(segments).to(fabric.device)
+            active = torch.from_numpy(draw_active(config, rng)).to(fabric.device)
+            generator = torch.Generator().manual_seed(state.step)  # the same on every rank: they meet at the same losses
+
+            values, y, codes = compute_losses(state.model, x, stage, active, stage.quantize, generator, c.sample_rate)
+            loss = weighted(values, stage.losses)
+            if not torch.isfinite(loss):
+                raise TrainingError(f"the loss is {float(loss)} at step {state.step}; lower the learning rate of stage '{stage.name}'")
+            quality = losses.si_sdr(x[:, : y.shape[1]], y.detach()).mean()
+            fabric.backward(loss)
+            norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.gradient_clip)
+            for optimizer in state.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(stage, stage_step, config.warmup_steps)
+                optimizer.step()
+                optimizer.zero_grad()
+            state.averaged.update_parameters(_plain(state.model))
+            state.step += 1
+            state.seconds += x.shape[0] * x.shape[1] / c.sample_rate * fabric.world_size
+
+            for key, value in {**values, "loss": loss, "gradient_norm": norm, "si_sdr": quality}.items():
+                sums[key] = sums.get(key, 0.0) + float(value.detach())
+            if codes is not None:
+                seen.append(codes)
+            if state.step % config.log_every == 0:
+                now = time.monotonic()
+                logged = {key: value / config.log_every for key, value in sums.items()}
+                logged["audio_seconds"] = state.seconds
+                logged["audio_seconds_per_second"] = config.log_every * x.numel() / c.sample_rate * fabric.world_size / (now - last_log)
+                if seen:
+                    use = usage(torch.cat(seen).cpu(), c.codebook_size)
+                    logged["utilisation_min"] = min(u["utilisation"] for u in use)
+                    logged["perplexity_mean"] = float(np.mean([u["perplexity"] for u in use]))
+                log("train", logged)
+                names = " ".join(f"{key} {logged[key]:.4g}" for key in values)
+                bar.update(task, status=f"{stage.name}: {names} | {logged['audio_seconds_per_second']:.1f} s/s")
+                sums, seen, last_log = {}, [], now
+            bar.update(task, completed=state.step)
+
+            if main and (state.step % config.validate_every == 0 or state.step == total):
+                state.averaged.eval()
+                log("validation", validate(state.averaged.module, held, config, stage))
+                last_log = time.monotonic()
+            if main and time.monotonic() - last_save > config.save_minutes * 60:
+                state.save(out, config)
+                last_save = time.monotonic()
+    if main:
+        state.save(out, config)
+    if writer and metrics:
+        writer.close()
+        metrics.close()
+    console.print(f"step {state.step} of {config.steps}, {state.seconds / 3600:.1f} h of audio seen; saved in {out}")
+
+
+def _plain(model: Any) -> SpecTokenizer:
+    """The module inside Fabric's (and DDP's) wrappers."""
+    while not isinstance(model, SpecTokenizer):
+        model = model.module
+    return model
+
+
+@torch.no_grad()
+def _initialize_codebooks(fabric: Fabric, state: State, clips: data.Clips, config: TrainConfig, rng: np.random.Generator) -> None:
+    model = _plain(state.model)
+    latents = []
+    for _ in range(config.init_batches):
+        segments = data.set_level(clips.batch(config.batch_size, config.segment_length, rng), rng)
+        x = torch.from_numpy(segments).to(fabric.device)
+        z, _ = model.encoder(x, model.encoder.initial_state(len(x)))
+        latents.append(z.flatten(0, 2))
+    model.quantizer.initialize(torch.cat(latents), torch.Generator().manual_seed(config.seed))
+    state.averaged.module.quantizer.load_state_dict(model.quantizer.state_dict())
