@@ -11,7 +11,7 @@ largest record. Every record has its own checksum and every packet its place, so
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
@@ -21,13 +21,13 @@ import numpy.typing as npt
 
 from ..errors import CodesError, ConfigError, CorruptedError, FormatError, StreamError, TruncatedError, VersionError
 from . import bits
-from .crc32c import RangeCrc, crc32c
+from .crc32c import crc32c
+from .window import MAX_BODY, Window, read_varint, write_varint
 
 MAGIC = b"\x89STK"  # the first byte is not ASCII, so that no text file begins like this
 VERSION = 1
 MAX_CODEBOOKS = 32
 MAX_FRAMES = 255  # per packet
-MAX_BODY = 1 << 16  # bytes in any record
 MAX_PROBLEMS = 1000  # kept by a salvaging reader
 
 _END = 0x01
@@ -36,6 +36,10 @@ _OPTIONAL = 0x80  # in the type of records that a reader may skip
 _HINTS = 0b110  # flags that need no understanding: an index or metadata follows, in optional records
 _MAX_FIELD = (1 << 21) - 1  # sample rate and frame size: varints of at most three bytes
 _KNOWN_MAGIC = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3\x03": "MP3", b"ID3\x04": "MP3"}
+
+
+def _seal(record: bytes) -> bytes:
+    return record + crc32c(record).to_bytes(4, "little")
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,15 @@ class Header:
         return self.sample_rate / self.frame_size
 
     def _pack(self) -> bytes:
-        sizes = _varint(self.sample_rate) + _varint(self.frame_size) + bytes([self.bits_per_code, self.num_codebooks])
+        sizes = write_varint(self.sample_rate) + write_varint(self.frame_size) + bytes([self.bits_per_code, self.num_codebooks])
         body = b"\0" + bytes.fromhex(self.model_hash) + sizes + self.model.encode()  # no flags
         return _seal(MAGIC + bytes([VERSION, len(body)]) + body)
 
     @classmethod
     def _unpack(cls, body: bytes) -> Header:
         """Raises IndexError, UnicodeDecodeError, ConfigError or CorruptedError."""
-        sample_rate, at = _read_varint(body.__getitem__, 9)
-        frame_size, at = _read_varint(body.__getitem__, at)
+        sample_rate, at = read_varint(body.__getitem__, 9)
+        frame_size, at = read_varint(body.__getitem__, at)
         return cls(body[at + 2 :].decode(), body[1:9].hex(), sample_rate, frame_size, body[at + 1], body[at])
 
 
@@ -94,9 +98,10 @@ class Packet(NamedTuple):
 class Writer:
     """Writes codes to `sink`: the header now, packets as they fill up, the end record on `close`.
 
-    A packet holds `packet_frames` frames (1 to 255, default one second) of the same number of codebooks; the last one before a change
-    or the end up to a fifth more, so that a short rest costs no packet. Each reaches the sink in one write, followed by a
-    flush: another process can follow live, and after a crash all that was written can be read. The sink is not closed.
+    A packet holds `packet_frames` frames (1 to 255, default one second) of the same number of codebooks, and waits until a fifth
+    more has come: the last one before a change or the end takes in a short rest, which costs no packet of its own. Each
+    reaches the sink in one write, followed by a flush: another process can follow live, and after a crash all that was
+    written can be read. The sink is not closed. Raises ConfigError on an impossible `packet_frames`.
     """
 
     def __init__(self, sink: BinaryIO, header: Header, packet_frames: int | None = None) -> None:
@@ -137,8 +142,8 @@ class Writer:
         if not 0 <= num_samples <= most:
             raise CodesError(f"num_samples must be 0 to {most}, what the frames hold; not {num_samples}")
         self._drain(1)
-        body = _varint(self.num_frames) + _varint(num_samples)
-        self._send(_seal(bytes([_END]) + _varint(len(body)) + body))
+        body = write_varint(self.num_frames) + write_varint(num_samples)
+        self._send(_seal(bytes([_END]) + write_varint(len(body)) + body))
         self._closed = True
 
     def __enter__(self) -> Writer:
@@ -165,7 +170,7 @@ class Writer:
         start, count = 0, codes.shape[1]
         while count - start >= least:
             size = self._packet_frames if count - start >= self._packet_frames + self._slack else count - start
-            head = bytes([_CODES[len(codes) - 1], size]) + _varint(self.num_frames)
+            head = bytes([_CODES[len(codes) - 1], size]) + write_varint(self.num_frames)
             self._send(_seal(head + bits.pack(codes[:, start : start + size], self.header.bits_per_code)))
             self.num_frames += size
             start += size
@@ -185,8 +190,9 @@ class Writer:
 class Reader:
     """Reads a `.stk` stream: the header now, then `Packet`s by iteration, never more from `source` than the next record needs.
 
-    After the last packet `num_samples` and `num_frames` hold the length; until then they are None. Raises FormatError (not a
-    `.stk` stream), VersionError (needs a newer reader), TruncatedError (ends too early) or CorruptedError (damaged).
+    `source.read` must block until there are data or none will come. After the last packet `num_samples` and `num_frames`
+    hold the length; until then they are None. Raises FormatError (not a `.stk` stream), VersionError (needs a newer reader),
+    TruncatedError (ends too early) or CorruptedError (damaged).
 
     With `salvage` only an unusable header is an error. Everything else goes to `problems`, damaged packets are left out, and
     reading goes on at the next intact record: each packet's `first_frame` and in the end `num_frames` tell what is lost. If
@@ -197,7 +203,7 @@ class Reader:
         self.num_samples: int | None = None
         self.num_frames: int | None = None
         self.problems: list[FormatError] = []  # the first MAX_PROBLEMS
-        self._window = _Window(source)
+        self._window = Window(source)
         self._salvage = salvage
         self._start = 0  # byte where the current record starts
         self._packets = 0  # intact ones so far
@@ -248,10 +254,11 @@ class Reader:
             raise TruncatedError(f"the data end at byte {len(header)}, inside the header")
         if header[4] == 0 or self._window.crc(size) != 0:
             raise CorruptedError("the header (byte 0) is damaged: its checksum does not match")
-        if header[6] & ~_HINTS:
-            raise VersionError(f"the header has flags 0x{header[6]:02x} that this reader does not know: upgrade spectokenizer")
+        body = header[6:-4]
         try:
-            fields = Header._unpack(header[6:-4])
+            if body[0] & ~_HINTS:
+                raise VersionError(f"the header has flags 0x{body[0]:02x} that this reader does not know: upgrade spectokenizer")
+            fields = Header._unpack(body)
         except (IndexError, UnicodeDecodeError, ConfigError, CorruptedError) as error:
             raise CorruptedError(f"the header (byte 0) has an impossible value: {error}") from error
         self._window.skip(size)
@@ -264,12 +271,12 @@ class Reader:
             kind, frames, first = window.byte(0), 0, 0
             if kind in _CODES:
                 frames = window.byte(1)
-                first, at = _read_varint(window.byte, 2)
+                first, at = read_varint(window.byte, 2)
                 if kind > _CODES[self.header.num_codebooks - 1] or frames == 0:
                     raise CorruptedError(f"impossible packet of {frames} frames of {_CODES.index(kind) + 1} codes")
                 length = bits.packed_size(_CODES.index(kind) + 1, frames, self.header.bits_per_code)
             else:
-                length, at = _read_varint(window.byte, 1)
+                length, at = read_varint(window.byte, 1)
                 if length > MAX_BODY:
                     raise CorruptedError(f"impossible length of {length} bytes in a record of type 0x{kind:02x}")
             size = at + length + 4
@@ -299,8 +306,8 @@ class Reader:
 
     def _end(self, body: bytes) -> None:
         try:
-            num_frames, at = _read_varint(body.__getitem__, 0)
-            num_samples, at = _read_varint(body.__getitem__, at)
+            num_frames, at = read_varint(body.__getitem__, 0)
+            num_samples, at = read_varint(body.__getitem__, at)
         except (IndexError, CorruptedError):
             num_frames = num_samples = at = -1
         if at != len(body) or num_frames < self._frames or num_samples > num_frames * self.header.frame_size:
@@ -345,75 +352,3 @@ class _Record(NamedTuple):
     first: int  # frame, of a packet
     body: bytes
     size: int  # bytes in all
-
-
-class _Window:
-    """The bytes from the current position on, read from the source only as they are asked for."""
-
-    def __init__(self, source: BinaryIO) -> None:
-        self.offset = 0  # of the current position from the start of the source
-        self._source = source
-        self._data = bytearray()
-        self._crc = RangeCrc()  # of _data
-        self._at = 0  # of the current position in _data
-
-    @property
-    def end(self) -> int:
-        """Offset of the end of what was read from the source."""
-        return self.offset + len(self._data) - self._at
-
-    def peek(self, count: int) -> bytes:
-        """The next `count` bytes, fewer only at the end of the source."""
-        while (missing := self._at + count - len(self._data)) > 0:
-            piece = self._source.read(missing)
-            if not piece:
-                break
-            self._data += piece
-            self._crc.extend(piece)
-        return bytes(self._data[self._at : self._at + count])
-
-    def byte(self, index: int) -> int:
-        """Raises EOFError if the source ends before."""
-        if self._at + index >= len(self._data) and len(self.peek(index + 1)) <= index:
-            raise EOFError
-        return self._data[self._at + index]
-
-    def crc(self, count: int) -> int:
-        """0 if the last four of the next `count` bytes, all of them seen, are the checksum of those before."""
-        stop = self._at + count - 4
-        return self._crc.crc(self._at, stop) ^ int.from_bytes(self._data[stop : stop + 4], "little")
-
-    def skip(self, count: int) -> None:
-        """Move on over bytes that were seen."""
-        self._at += count
-        self.offset += count
-        if self._at > MAX_BODY:
-            del self._data[: self._at]
-            self._crc.drop(self._at)
-            self._at = 0
-
-
-def _seal(record: bytes) -> bytes:
-    return record + crc32c(record).to_bytes(4, "little")
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits per byte, least significant first; the top bit says that more follow."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def _read_varint(byte: Callable[[int], int], at: int) -> tuple[int, int]:
-    """The value at index `at`, and the index behind it. At most seven bytes (49 bits), in the shortest form: else CorruptedError."""
-    value = 0
-    for index in range(7):
-        piece = byte(at + index)
-        value |= (piece & 0x7F) << 7 * index
-        if piece < 0x80:
-            if piece == 0 and index > 0:
-                break
-            return value, at + index + 1
-    raise CorruptedError("a number is longer than it may be")

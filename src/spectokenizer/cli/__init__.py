@@ -1,17 +1,57 @@
-"""spectok"""
-import click
-@click.group()
-def main(): pass
+"""`spectok`: one module per group of commands, imported when the command is used, so that --help answers at once."""
 
-@main.command()
-@click.option("--config", required=True)
-@click.option("--data", required=True)
-@click.option("--out", required=True)
-@click.option("--validation")
-@click.option("--devices", default=1)
-@click.option("--threads", type=int)
-@click.option("--max-steps", type=int)
-def train(config, data, out, validation, devices, threads, max_steps):
-    from ..training.config import TrainConfig
-    from ..training.train import run
-    run(TrainConfig.load(config), data, out, validation, devices, threads, max_steps=max_steps)
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from .. import __version__
+from ..errors import SpecTokenizerError
+
+COMMANDS = {  # command: (module, one line of help)
+    "encode": ("codec", "Audio to a .stk file."),
+    "decode": ("codec", "A .stk file to audio."),
+    "roundtrip": ("codec", "Audio through the codec and back, with what it cost."),
+    "info": ("codec", "What a model, or a .stk file, is and costs."),
+    "stream": ("stream", "Live: PCM from stdin to packets on stdout, or back."),
+    "train": ("research", "Train a model."),
+    "export": ("research", "A trained model to ONNX graphs for the runtime."),
+    "evaluate": ("evaluate", "Quality against bitrate on a folder of speech."),
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when run; every named error ends as one line and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = getattr(import_module(f".{COMMANDS[name][0]}", __name__), name)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except SpecTokenizerError as error:
+            raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            ctx.exit(1)
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or 'input/output'}: {error.strerror}") from error
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="spectok")
+def main() -> None:
+    """SpecTokenizer: a streaming neural speech codec, 0.5 to 6 kbps, 30 ms latency, on one weak core.
+
+    "-" stands for standard input or output.
+    """

@@ -24,8 +24,9 @@ from ..errors import ModelError
 from ..model.layers import RNN2D, ComplexConv, Down, Stem, Up
 from ..model.quantizer import ResidualVQ
 from ..model.spectokenizer import Chain, SpecTokenizer
-from ..model.spectrum import FLOOR, Analysis, Synthesis
+from ..model.spectrum import FLOOR, Analysis, Synthesis, dft_matrices
 from .graph import INT64, Graph, Weights
+from .parity import Parity, check
 
 WEIGHTS_FILE = "weights.bin"
 CONFIG_FILE = "config.json"
@@ -46,6 +47,11 @@ class Layers:
     def write(self, layer: Any, x: str, state: str) -> tuple[str, str]:
         return getattr(self, type(layer).__name__.lower())(layer, x, state)
 
+    def dft(self) -> np.ndarray:
+        """[window, 2·bins], cosines first; the synthesis matrix is its transpose, so the weights file holds it once."""
+        matrix = dft_matrices(self.config)[0]
+        return matrix.reshape(-1, self.config.num_bins, 2).transpose(0, 2, 1).reshape(-1, 2 * self.config.num_bins)
+
     # -- spectrum ------------------------------------------------------------------------------------------------
 
     def analysis(self, layer: Analysis, audio: str, state: str) -> tuple[str, str]:
@@ -54,8 +60,7 @@ class Layers:
         hops = g.op("Transpose", g.reshape(audio, [0, -1, hop]), perm=[1, 0, 2])  # [n, B, hop]
         samples = g.op("Concat", g.op("Unsqueeze", state, g.constant([0])), hops, axis=0)
         frames = g.op("Concat", g.slice(samples, 0, -1, 0), hops, axis=-1)  # [n, B, window]
-        matrix = _array(layer.matrix).reshape(-1, bins, 2).transpose(0, 2, 1).reshape(-1, 2 * bins)
-        s = g.linear(frames, matrix)
+        s = g.linear(frames, self.dft())
         re, im = g.split(s, [bins, bins])
         power = g.op("Add", g.op("Add", g.op("Mul", re, re), g.op("Mul", im, im)), g.constant(FLOOR))
         root = g.op("Sqrt", g.op("Sqrt", power))
@@ -69,8 +74,9 @@ class Layers:
         power = g.op("Add", g.op("Add", g.op("Mul", re, re), g.op("Mul", im, im)), g.constant(FLOOR**2))
         root = g.op("Sqrt", power)
         s = g.op("Concat", g.op("Mul", re, root), g.op("Mul", im, root), axis=-1)
-        matrix = _array(layer.matrix).reshape(bins, 2, -1).transpose(1, 0, 2).reshape(2 * bins, -1)
-        head, tail = g.split(g.linear(s, matrix), [hop, hop])
+        share = np.tile(np.where(np.arange(bins) == 0, 1.0, 2.0) / self.config.n_fft, 2)  # each bin but 0 stands for two
+        inverse = g.op("Transpose", g.op("Mul", g.constant(self.dft()), g.constant(share)), perm=[1, 0])  # folded when loaded
+        head, tail = g.split(g.op("MatMul", s, inverse), [hop, hop])
         late = g.op("Concat", g.op("Unsqueeze", state, g.constant([0])), tail, axis=0)
         audio = g.op("Add", head, g.slice(late, 0, -1, 0))  # [n, B, hop]
         audio = g.reshape(g.op("Transpose", audio, perm=[1, 0, 2]), [0, -1])
@@ -185,31 +191,37 @@ class Layers:
         return g.op("Add", n, g.op("Mul", z, g.op("Sub", h, n)))
 
 
+def tables(g: Graph, quantizer: ResidualVQ) -> str:
+    """All codebooks one below the other and a row of zeros, the absent code: [K·S + 1, d]."""
+    codebooks = _array(quantizer.codebooks).reshape(-1, quantizer.codebook_dim)
+    return g.constant(np.concatenate([codebooks, np.zeros((1, quantizer.codebook_dim))]))
+
+
 def quantize(g: Graph, quantizer: ResidualVQ, z: str) -> str:
-    """Latents [T, B, 1, D] to codes [B, K, T]."""
-    residual = g.reshape(z, [-1, quantizer.project_in.shape[1]])
-    codes = []
-    for k in range(quantizer.num_codebooks):
-        codebook = _array(quantizer.codebooks[k])
+    """Latents [T, B, 1, D] to codes [B, K, T]: per stage project, score −‖u − c‖²/2, take the best, subtract it."""
+    num, size, dim = quantizer.codebooks.shape
+    residual, codes = g.reshape(z, [-1, quantizer.project_in.shape[1]]), []
+    for k in range(num):
+        codebook = g.slice(tables(g, quantizer), k * size, (k + 1) * size, 0)  # folded when loaded
         u = g.op("MatMul", residual, g.constant(_array(quantizer.project_in[k])))
-        score = g.op("Gemm", u, g.constant(codebook.T), g.constant(-0.5 * np.square(codebook).sum(-1)))
-        index = g.op("ArgMax", score, axis=-1, keepdims=1)  # [T·B, 1]
-        codes.append(index)
-        if k + 1 < quantizer.num_codebooks:
-            entry = g.reshape(g.op("Gather", g.constant(codebook), index), [-1, quantizer.codebook_dim])
-            residual = g.op("Sub", residual, g.op("MatMul", entry, g.constant(_array(quantizer.project_out[k]))))
-    shape = g.op("Concat", g.slice(g.op("Shape", z), 0, 2, 0), g.constant([quantizer.num_codebooks]), axis=0)
+        offset = g.constant(-0.5 * np.square(_array(quantizer.codebooks[k])).sum(-1))
+        index = g.op("ArgMax", g.op("Gemm", u, codebook, offset, transB=1), axis=-1, keepdims=0)  # [T·B]
+        codes.append(g.op("Unsqueeze", index, g.constant([1])))
+        if k + 1 < num:
+            residual = g.op("Sub", residual, g.linear(g.op("Gather", codebook, index), _array(quantizer.project_out[k])))
+    shape = g.op("Concat", g.slice(g.op("Shape", z), 0, 2, 0), g.constant([num]), axis=0)
     stacked = g.op("Reshape", g.op("Concat", *codes, axis=-1), shape)  # [T, B, K]
     return g.op("Transpose", stacked, perm=[1, 2, 0])
 
 
 def dequantize(g: Graph, quantizer: ResidualVQ, codes: str) -> str:
-    """Codes [B, K, T] to latents [T, B, 1, D]: one look-up in all tables, one product; a row of zeros stands for absent."""
-    k, size, dim = quantizer.codebooks.shape
-    table = np.concatenate([_array(quantizer.codebooks), np.zeros((k, 1, dim))], 1).reshape(-1, dim)
-    index = g.op("Add", g.op("Transpose", codes, perm=[2, 0, 1]), g.constant(np.arange(k) * (size + 1)))
-    entries = g.reshape(g.op("Gather", g.constant(table), index), [0, 0, 1, k * dim])
-    return g.linear(entries, _array(quantizer.project_out).reshape(k * dim, -1))
+    """Codes [B, K, T] to latents [T, B, 1, D]: one look-up in all tables and one product."""
+    num, size, dim = quantizer.codebooks.shape
+    frames = g.op("Transpose", codes, perm=[2, 0, 1])
+    absent = g.op("Equal", frames, g.constant([size]))
+    index = g.op("Where", absent, g.constant([num * size]), g.op("Add", frames, g.constant(np.arange(num) * size)))
+    entries = g.reshape(g.op("Gather", tables(g, quantizer), index), [0, 0, 1, num * dim])
+    return g.linear(entries, _array(quantizer.project_out).reshape(num * dim, -1))
 
 
 def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
@@ -241,13 +253,11 @@ def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
     return graph
 
 
-def export(model: SpecTokenizer, folder: str | Path, about: dict[str, Any] | None = None) -> None:
+def export(model: SpecTokenizer, folder: str | Path, about: dict[str, Any] | None = None) -> Parity:
     """Write the four graphs, their weights and `config.json` into `folder`, and check them against torch.
 
     Raises ModelError when a graph does not compute what the torch model does.
     """
-    from .parity import check
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = Weights()
@@ -260,3 +270,4 @@ def export(model: SpecTokenizer, folder: str | Path, about: dict[str, Any] | Non
     report = check(model, folder)
     if not report.good:
         raise ModelError(f"{folder}: the exported graphs differ from the trained model: {report}")
+    return report

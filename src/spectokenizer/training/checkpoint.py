@@ -64,3 +64,12 @@ def load_model(folder: str | Path) -> SpecTokenizer:
     except (KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder}: weights and configuration do not fit ({error})") from error
     return model.eval()
+
+
+def load_about(folder: str | Path) -> dict[str, Any]:
+    """What a run notes about itself: steps and seconds of audio seen."""
+    try:
+        about = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8")).get("training", {})
+    except (FileNotFoundError, ValueError) as error:
+        raise ModelError(f"{folder}: no readable {CONFIG}; is this the folder of a training run?") from error
+    return {"trained_steps": about.get("steps"), "trained_audio_seconds": about.get("audio_seconds")}

@@ -1,0 +1,161 @@
+"""encode, decode, roundtrip, info."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import bitrate_option, check_bitrate, load, model_option, progress, say, sink, source
+
+if TYPE_CHECKING:
+    from ..runtime.files import Report
+
+force_option = click.option("--force", "-f", is_flag=True, help="Replace an existing output.")
+
+
+def _summary(report: Report) -> str:
+    return (
+        f"{report.seconds:.2f} s of audio, {report.num_bytes} bytes, {report.bitrate / 1000:.3f} kbit/s with all overhead, "
+        f"real-time factor {report.real_time_factor:.3f}"
+    )
+
+
+@click.command()
+@click.argument("audio")
+@click.argument("output")
+@model_option
+@bitrate_option
+@force_option
+def encode(audio: str, output: str, model: str, bitrate: float, force: bool) -> None:
+    """Encode AUDIO (WAV, FLAC, Ogg, MP3 …; any rate, channels are mixed) into the .stk file OUTPUT."""
+    from ..runtime import files
+
+    codec = load(model)
+    check_bitrate(codec, bitrate)
+    with progress("encoding") as update:
+        report = files.encode_file(codec, source(audio), sink(output, force), bitrate, update)
+    say(_summary(report))
+
+
+@click.command()
+@click.argument("file")
+@click.argument("output")
+@click.option("--model", "-m", help="Folder of the model, when it is not a bundled one.")
+@click.option("--salvage", is_flag=True, help="Keep what is intact of a damaged file; silence stands for the rest.")
+@force_option
+def decode(file: str, output: str, model: str | None, salvage: bool, force: bool) -> None:
+    """Decode the .stk FILE to OUTPUT (.wav, .flac, .ogg, .opus, .mp3; "-" writes WAV)."""
+    from ..runtime import files
+
+    codec = load(model) if model else None
+    with progress("decoding") as update:
+        report = files.decode_file(codec, source(file), sink(output, force), salvage, update)
+    for warning in report.warnings:
+        say(f"Warning: {warning}")
+    say(_summary(report))
+
+
+@click.command()
+@click.argument("audio")
+@click.argument("output", required=False)
+@model_option
+@bitrate_option
+@click.option("--plot", type=click.Path(dir_okay=False), help="Write a picture of both spectrograms (needs matplotlib).")
+@click.option("--keep", type=click.Path(dir_okay=False), help="Keep the .stk under this name.")
+@force_option
+def roundtrip(audio: str, output: str | None, model: str, bitrate: float, plot: str | None, keep: str | None, force: bool) -> None:
+    """Send AUDIO through a .stk and back to OUTPUT (default: AUDIO's name with the bitrate) and say what it cost."""
+    import tempfile
+
+    from ..runtime import files
+
+    codec = load(model)
+    check_bitrate(codec, bitrate)
+    if audio == "-":
+        raise click.BadParameter("roundtrip reads a file, not standard input", param_hint="AUDIO")
+    output = output or f"{Path(audio).stem}-{bitrate / 1000:g}kbps.wav"
+    target, info = sink(output, force), codec.info
+    if keep:
+        sink(keep, force)
+    with tempfile.TemporaryDirectory() as folder:
+        stk = keep or str(Path(folder) / "audio.stk")
+        with progress("encoding") as update:
+            encoded = files.encode_file(codec, audio, stk, bitrate, update)
+        with progress("decoding") as update:
+            decoded = files.decode_file(codec, stk, target, progress=update)
+    size = Path(audio).stat().st_size
+    pcm = encoded.seconds * 32000
+    rows = {
+        "audio": f"{encoded.seconds:.2f} s at {info.sample_rate} Hz mono",
+        "bitrate": f"{bitrate / 1000:g} kbit/s payload, {encoded.bitrate / 1000:.3f} kbit/s with all overhead",
+        "size": f"{encoded.num_bytes} bytes; 1/{size / max(1, encoded.num_bytes):.0f} of the input file, "
+        f"1/{pcm / max(1, encoded.num_bytes):.0f} of 16-bit PCM",
+        "latency": f"{1000 * info.latency_samples / info.sample_rate:.0f} ms algorithmic "
+        f"({1000 * info.frame_size / info.sample_rate:.0f} ms frame + {1000 * info.delay_samples / info.sample_rate:.0f} ms overlap)",
+        "real-time factor": f"{encoded.real_time_factor:.3f} encoding, {decoded.real_time_factor:.3f} decoding, one thread",
+        "model": f"{info.name}: {info.parameters / 1e6:.2f} M parameters, {info.macs_per_second / 1e6:.0f} MMAC/s",
+    }
+    for key, value in rows.items():
+        click.echo(f"{key + ':':18}{value}")
+    if plot:
+        from .plot import spectrograms
+
+        spectrograms(audio, output, plot, info.sample_rate, f"{bitrate / 1000:g} kbit/s")
+    click.echo(f"{'listen:':18}{output}" + (f"   look: {plot}" if plot else "") + (f"   file: {keep}" if keep else ""))
+
+
+@click.command()
+@click.argument("what", default="mini")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--layers", is_flag=True, help="Parameters and multiply-accumulates of every layer.")
+def info(what: str, as_json: bool, layers: bool) -> None:
+    """Tell about WHAT: a bundled model, a model's folder, or a .stk file."""
+    rows = _file_info(what) if what.endswith(".stk") else _model_info(what, layers)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    width = max(len(key) for key in rows) + 2
+    for key, value in rows.items():
+        if isinstance(value, list) and value and isinstance(value[0], list):
+            click.echo(f"{key}:")
+            for name, parameters, macs in value:
+                click.echo(f"  {name:24}{parameters:>12,} parameters {macs / 1e6:>10.2f} MMAC/s")
+        else:
+            click.echo(f"{key + ':':{width}}{', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
+
+
+def _model_info(name: str, layers: bool) -> dict[str, Any]:
+    codec = load(name)
+    rows: dict[str, Any] = dataclasses.asdict(codec.info)
+    network = codec.network
+    rows["latency_ms"] = 1000 * codec.info.latency_samples / codec.info.sample_rate
+    rows["size_bytes"] = sum(f.stat().st_size for f in network.folder.iterdir())
+    rows |= {key: value for key, value in network.about.items() if isinstance(value, (str, int, float))}
+    if layers:
+        rows["layers"] = [list(cost) for cost in network.config.costs()]
+    return rows
+
+
+def _file_info(path: str) -> dict[str, Any]:
+    from ..bitstream import Reader
+
+    with open(path, "rb") as file:
+        reader = Reader(file)
+        packets = [(packet.codes.shape[0], packet.codes.shape[1]) for packet in reader]
+        header = reader.header
+        seconds = (reader.num_samples or 0) / header.sample_rate
+        rates = sorted({k * header.bits_per_code * header.frame_rate for k, _ in packets})
+        return {
+            **dataclasses.asdict(header),
+            "num_samples": reader.num_samples,
+            "seconds": seconds,
+            "packets": len(packets),
+            "frames": sum(t for _, t in packets),
+            "payload_bitrates": [round(rate) for rate in rates],
+            "num_bytes": reader.num_bytes,
+            "bitrate": round(8 * reader.num_bytes / seconds) if seconds else 0,
+        }

@@ -1,0 +1,88 @@
+"""Options and helpers that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from ..errors import BitrateError
+
+if TYPE_CHECKING:
+    from ..runtime.codec import Codec
+
+model_option = click.option("--model", "-m", default="mini", show_default=True, help="Bundled model or folder of an exported one.")
+
+
+class Kbps(click.ParamType):
+    """kbit/s on the command line, bit/s inside."""
+
+    name = "kbps"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return round(float(str(value).removesuffix("kbps").removesuffix("k")) * 1000, 6)
+        except (ValueError, OverflowError):
+            self.fail(f"'{value}' is not a number of kbit/s", param, ctx)
+
+
+bitrate_option = click.option("--bitrate", "-b", type=Kbps(), default="4", show_default=True, help="kbit/s, in the model's steps (0.5).")
+
+
+def load(model: str) -> Codec:
+    from ..runtime import codec
+
+    return codec.load(model)
+
+
+def check_bitrate(codec: Codec, bitrate: float) -> None:
+    try:
+        codec.codebooks_for(bitrate)
+    except BitrateError as error:
+        rates = ", ".join(f"{rate / 1000:g}" for rate in codec.info.bitrates)
+        raise click.BadParameter(f"{bitrate / 1000:g} kbit/s; model '{codec.info.name}' has {rates}", param_hint="--bitrate") from error
+
+
+def source(path: str) -> str | BinaryIO:
+    """The path, or standard input for "-", made seekable for audio files by soundfile's callers."""
+    return sys.stdin.buffer if path == "-" else path
+
+
+def sink(path: str, force: bool) -> str | BinaryIO:
+    """The path, or standard output for "-". An existing file is kept unless `force`."""
+    if path == "-":
+        return sys.stdout.buffer
+    if Path(path).exists() and not force and Path(path).is_file():
+        raise click.ClickException(f"{path} exists; give --force to replace it")
+    return path
+
+
+@contextmanager
+def progress(label: str, patience: float = 2.0) -> Iterator[Callable[[float | None, float], None]]:
+    """A bar on standard error that appears only when the work takes longer than `patience` seconds."""
+    import time
+
+    start, bar = time.monotonic(), None
+
+    def update(share: float | None, seconds: float) -> None:
+        nonlocal bar
+        if bar is None and time.monotonic() - start > patience and sys.stderr.isatty():
+            bar = click.progressbar(length=1000, label=label, file=sys.stderr, item_show_func=lambda item: item)
+            bar.__enter__()
+        if bar is not None:
+            bar.update(round((share or 0) * 1000) - bar.pos, f"{seconds / 60:.1f} min of audio")
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.render_finish()
+
+
+def say(text: str) -> None:
+    """To standard error: standard output may be carrying data."""
+    click.echo(text, err=True)

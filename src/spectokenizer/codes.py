@@ -1,0 +1,58 @@
+"""Codes: what the codec makes of audio, with what is needed to go back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import CodesError
+
+CodeArray = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Codes [K, T] of one clip: codebook k, frame t, values 0 … codebook_size − 1. `np.asarray` gives the bare array."""
+
+    array: CodeArray
+    num_samples: int  # of the audio at `sample_rate`; decoding returns exactly as many
+    sample_rate: int
+    frame_size: int
+    model: str
+    model_hash: str
+
+    @property
+    def num_codebooks(self) -> int:
+        return int(self.array.shape[0])
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.array.shape[1])
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[np.generic]:
+        return np.array(self.array, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        k, t = self.array.shape
+        return f"Codes({k} codebooks × {t} frames, {self.num_samples / self.sample_rate:.2f} s, model '{self.model}')"
+
+
+def num_frames(num_samples: int, frame_size: int, delay_samples: int) -> int:
+    """Frames that cover `num_samples`: the last sample must have left the decoder, which is `delay_samples` late."""
+    return -(-(num_samples + delay_samples) // frame_size) if num_samples else 0
+
+
+def check_codes(codes: npt.ArrayLike, num_codebooks: int, codebook_size: int) -> CodeArray:
+    """Codes as int16 [K, T] with 1 ≤ K ≤ num_codebooks; raises CodesError saying what does not fit."""
+    array = np.asarray(codes)
+    if array.ndim != 2:
+        raise CodesError(f"codes have shape {list(array.shape)}; give [codebooks, frames]")
+    if array.dtype.kind not in "iu":
+        raise CodesError(f"codes have type {array.dtype}; give integers")
+    if not 1 <= array.shape[0] <= num_codebooks:
+        raise CodesError(f"codes have {array.shape[0]} codebooks (shape {list(array.shape)}); this model has 1 to {num_codebooks}")
+    if array.size and not (0 <= array.min() and array.max() < codebook_size):
+        raise CodesError(f"codes range from {array.min()} to {array.max()}; this model's are 0 to {codebook_size - 1}")
+    return array.astype(np.int16)
