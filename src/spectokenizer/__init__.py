@@ -1,8 +1,8 @@
 """SpecTokenizer: a streaming neural speech codec and tokenizer in the compressed complex-spectrum domain.
 
-    codec = spectokenizer.load("mini")
-    codes = codec.encode(audio, sample_rate, bitrate=4000)  # Codes [K, T], 50 frames per second
-    audio = codec.decode(codes)                             # float32 at codec.info.sample_rate
+codec = spectokenizer.load("mini")
+codes = codec.encode(audio, sample_rate, bitrate=4000)  # Codes [K, T], 50 frames per second
+audio = codec.decode(codes)                             # float32 at codec.info.sample_rate
 """
 
 from __future__ import annotations

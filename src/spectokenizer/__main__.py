@@ -1,2 +1,3 @@
 from .cli import main
+
 main(prog_name="spectok")

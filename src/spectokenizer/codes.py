@@ -31,7 +31,7 @@ class Codes:
     def num_frames(self) -> int:
         return int(self.array.shape[1])
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[np.generic]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[np.generic]:
         return np.array(self.array, dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:
@@ -53,6 +53,6 @@ def check_codes(codes: npt.ArrayLike, num_codebooks: int, codebook_size: int) ->
         raise CodesError(f"codes have type {array.dtype}; give integers")
     if not 1 <= array.shape[0] <= num_codebooks:
         raise CodesError(f"codes have {array.shape[0]} codebooks (shape {list(array.shape)}); this model has 1 to {num_codebooks}")
-    if array.size and not (0 <= array.min() and array.max() < codebook_size):
+    if array.size and not (array.min() >= 0 and array.max() < codebook_size):
         raise CodesError(f"codes range from {array.min()} to {array.max()}; this model's are 0 to {codebook_size - 1}")
     return array.astype(np.int16)

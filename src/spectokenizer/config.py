@@ -131,7 +131,8 @@ class CodecConfig:
         """
         used = num_codebooks or self.num_codebooks
         stft_rate = self.sample_rate // self.hop_length
-        encoder, decoder = [], []
+        encoder: list[LayerCost] = []
+        decoder: list[LayerCost] = []
         c0 = self.channels[0]
         complex_weights = 9 * c0  # 9 taps × c0/2 complex weights of two numbers
         complex_macs = 2 * complex_weights * self.num_bins * stft_rate  # a complex product is four real ones

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 model_option = click.option("--model", "-m", default="mini", show_default=True, help="Bundled model or folder of an exported one.")
 
 
-class Kbps(click.ParamType):
+class Kbps(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """kbit/s on the command line, bit/s inside."""
 
     name = "kbps"

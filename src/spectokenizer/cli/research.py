@@ -24,7 +24,16 @@ def _need_torch() -> None:
 @click.option("--threads", type=int, help="CPU threads per process; default: all cores, shared out.")
 @click.option("--cache", type=click.Path(), help="Where decoded audio is kept; default: the user's cache folder.")
 @click.option("--max-steps", type=int, help="Stop here, whatever the config says.")
-def train(config_file: str, data: str, out: str, validation: str | None, devices: int, threads: int | None, cache: str | None, max_steps: int | None) -> None:
+def train(
+    config_file: str,
+    data: str,
+    out: str,
+    validation: str | None,
+    devices: int,
+    threads: int | None,
+    cache: str | None,
+    max_steps: int | None,
+) -> None:
     """Train a model, resumable at any moment: the same command goes on."""
     _need_torch()
     from pathlib import Path
@@ -47,4 +56,6 @@ def export(run_folder: str, output: str, about: tuple[str, ...]) -> None:
 
     notes = {**load_about(run_folder), **dict(item.partition("=")[::2] for item in about)}
     parity = write(load_model(run_folder), output, notes)
-    click.echo(f"{output}: codes equal {parity.codes_equal:.2%}, samples within {parity.samples_error:.1e}, states within {parity.states_error:.1e}")
+    click.echo(
+        f"{output}: codes equal {parity.codes_equal:.2%}, samples within {parity.samples_error:.1e}, states within {parity.states_error:.1e}"
+    )

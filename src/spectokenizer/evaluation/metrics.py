@@ -49,7 +49,7 @@ class Column(NamedTuple):
     better: str  # "higher" or "lower"
     digits: int = 2
     weight: str | None = None  # a column by which the mean over clips is weighted, e.g. WER by words
-    has_floor: bool = False  # the original itself does not score perfectly, so its own score belongs in the plot
+    absolute: bool = False  # the original, too, has a score of its own, short of perfect
 
 
 class Measurement(NamedTuple):
@@ -86,9 +86,7 @@ class Metric:
             return f"{type(error).__name__}: {error}".splitlines()[0] + f" ({self.install})"
         return ""
 
-    def __call__(
-        self, reference: Audio, degraded: Audio, sample_rate: int = SAMPLE_RATE, transcript: str | None = None
-    ) -> Measurement:
+    def __call__(self, reference: Audio, degraded: Audio, sample_rate: int = SAMPLE_RATE, transcript: str | None = None) -> Measurement:
         """Score one clip. Raises AudioError for signals that do not fit, and what the library's import raises when it is absent."""
         if sample_rate != SAMPLE_RATE:
             raise AudioError(f"metrics work at {SAMPLE_RATE} Hz; got {sample_rate} Hz")
@@ -315,10 +313,10 @@ def _mel_distance() -> Scorer:
 
 @metric(
     "dnsmos",
-    Column("dnsmos_ovrl", "DNSMOS overall", "opinion", "higher", has_floor=True),
-    Column("dnsmos_sig", "DNSMOS speech", "opinion", "higher", has_floor=True),
-    Column("dnsmos_bak", "DNSMOS background", "opinion", "higher", has_floor=True),
-    Column("dnsmos_p808", "DNSMOS P.808", "opinion", "higher", has_floor=True),
+    Column("dnsmos_ovrl", "DNSMOS overall", "opinion", "higher", absolute=True),
+    Column("dnsmos_sig", "DNSMOS speech", "opinion", "higher", absolute=True),
+    Column("dnsmos_bak", "DNSMOS background", "opinion", "higher", absolute=True),
+    Column("dnsmos_p808", "DNSMOS P.808", "opinion", "higher", absolute=True),
     distribution="speechmos",
     install="pip install speechmos librosa requests",
     definition="DNSMOS P.835 (overall, speech, background) and P.808 of the decoded clip alone, 1 to 5",
@@ -344,7 +342,7 @@ def _dnsmos() -> Scorer:
 
 @metric(
     "distillmos",
-    Column("distillmos", "DistillMOS", "opinion", "higher", has_floor=True),
+    Column("distillmos", "DistillMOS", "opinion", "higher", absolute=True),
     distribution="distillmos",
     install="pip install --no-deps distillmos xls-r-sqa==0.1.0",  # its torchaudio and transformers are not needed, and heavy
     definition="DistillMOS (distilled XLS-R quality net) of the decoded clip alone, 1 to 5",
@@ -401,7 +399,7 @@ def _speaker_similarity() -> Scorer:
 
 @metric(
     "wer",
-    Column("wer", "WER %", "speech", "lower", 1, weight="wer_words", has_floor=True),
+    Column("wer", "WER %", "speech", "lower", 1, weight="wer_words", absolute=True),
     extra=("wer_words",),
     distribution="moonshine-voice",
     install="pip install moonshine-voice==0.0.73",

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import kernels
+
 
 class FLNorm(nn.Module):
     """Normalises each time step over channels and frequency (eq. 3 and 4); no parameters, no look at other times."""
@@ -48,7 +50,8 @@ class Snake2D(nn.Module):
         self.alpha = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Snake.apply(x, self.alpha)
+        fast = kernels.snake(x, self.alpha)
+        return _Snake.apply(x, self.alpha) if fast is None else fast
 
 
 def _taps(x: Tensor, history: Tensor, taps: int, stride: int) -> tuple[Tensor, Tensor]:
@@ -176,9 +179,11 @@ class RNN2D(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         y = self.norm(x).tanh().flatten(1, 2)  # [T, B·F, C]
-        y, h = self.gru(y, state.flatten(0, 1)[None].contiguous())
-        y = self.snake(self.conv(y)).view_as(x)
-        return x + y, h[0].view_as(state)
+        h0 = state.flatten(0, 1)
+        fast = kernels.gru(self.gru, y, h0)
+        y = self.gru(y, h0[None].contiguous())[0] if fast is None else fast
+        h = y[-1].view_as(state)
+        return x + self.snake(self.conv(y)).view_as(x), h
 
 
 class ComplexConv(nn.Module):

@@ -84,4 +84,3 @@ class Synthesis(nn.Module):
 
     def forward(self, s_c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return self.istft(expand(s_c), state)
-

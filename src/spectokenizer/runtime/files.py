@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from ..bitstream import Header, Packet, Reader, Writer
+from ..bitstream import Header, Reader, Writer
 from ..errors import AudioError, ModelError, TruncatedError
 from .audio import Audio, Resampler, blocks, open_audio
 from .codec import Codec, load
@@ -54,7 +54,7 @@ def _sink(stack: ExitStack, sink: str | Path | BinaryIO) -> BinaryIO:
     if not path.parent.is_dir():
         raise AudioError(f"{path}: its folder does not exist")
     part = path.with_name(f".{path.name}.part")
-    file = stack.enter_context(open(part, "wb"))
+    file = stack.enter_context(part.open("wb"))
     stack.push(lambda kind, *_: _finish(part, path, kind is None))
     stack.callback(file.close)
     return file
@@ -137,15 +137,11 @@ def decode_packets(codec: Codec, reader: Reader, report: Report) -> Iterator[Aud
             yield aligned(gap(packet.first_frame - frames))
             decoder = codec.decoder()
         frames = packet.first_frame + packet.codes.shape[1]
-        samples = aligned(_decode(decoder, packet))
+        samples = aligned(decoder.push(packet.codes))
         if reader.num_samples is not None:  # known already only when salvaging out of order
             samples = samples[: max(0, reader.num_samples - emitted)]
         emitted += len(samples)
         yield samples
-
-
-def _decode(decoder, packet: Packet) -> Audio:  # type: ignore[no-untyped-def]
-    return decoder.push(packet.codes)
 
 
 def decode_file(

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import ConfigError, SpecTokenizerError
+from ..model import kernels
 from ..model.spectokenizer import SpecTokenizer, build
 from . import checkpoint, data, losses
 from .config import Stage, TrainConfig
@@ -173,12 +174,17 @@ def run(
     torch.set_flush_denormal(True)  # a GRU on silence otherwise runs at half speed
     if fabric.device.type == "cpu":
         torch.set_num_threads(threads or max(1, (torch.get_num_threads() // devices)))
+        if not kernels.enable(cache or data.cache_folder()) and fabric.global_rank == 0:
+            rich.print("[yellow]no C compiler found:[/] a step takes about a third longer (see model/kernels.py)")
     rank, main = fabric.global_rank, fabric.global_rank == 0
     console = rich.console.Console(quiet=not main)
 
     with fabric.rank_zero_first():
         clips = data.Clips.open(source, config.codec.sample_rate, cache)
-        clips, held = (clips, data.Clips.open(validation, config.codec.sample_rate, cache)) if validation else clips.split(config.validation_share)
+        if validation:
+            held = data.Clips.open(validation, config.codec.sample_rate, cache)
+        else:
+            clips, held = clips.split(config.validation_share)
     console.print(f"{clips.seconds / 3600:.2f} h of training audio in {len(clips)} clips, {held.seconds / 60:.1f} min held out")
 
     model = build(config.codec, config.seed)

@@ -1,0 +1,345 @@
+"""From results.csv to what people read: summary.csv (mean ± 95 % confidence), curves.png (quality over rate), report.md.
+
+Everything is made from the files in one folder, so a report can be written again without measuring again: `write(folder)`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import NormalDist, median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .metrics import METRICS, Column, Metric
+
+if TYPE_CHECKING:
+    from .evaluate import Clip, System
+
+ORIGINAL = "original"  # the name of the system that leaves clips as they are
+TEXT_FIELDS = {"system", "clip", "fingerprint", "notes"}
+GROUPS = {
+    "signal": "Signal: against the original",
+    "opinion": "Opinion: neural scores of the decoded clip alone",
+    "speech": "Speech: speaker, words, tone",
+}
+Row = dict[str, Any]
+Key = tuple[str, int]  # system, bitrate
+
+
+def system_folder(name: str, bitrate: int) -> str:
+    """Where the codes of one system lie below codes/."""
+    return re.sub(r"[^\w.-]+", "_", f"{name}-{bitrate}")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """results.csv with its figures as numbers."""
+
+    def value(field: str, text: str) -> str | int | float:
+        return text if field in TEXT_FIELDS else int(text) if field == "bitrate" else float(text)
+
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{field: value(field, text) for field, text in row.items()} for row in csv.DictReader(file)]
+
+
+# -- what was run ------------------------------------------------------------------------------------------------------
+
+
+def describe(out: Path, systems: Sequence[System], clips: Sequence[Clip], metrics: Sequence[Metric], absent: dict[str, str]) -> None:
+    """Write run.json: what rows alone do not tell. Systems of earlier runs into the same folder stay listed."""
+    path = out / "run.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["systems"] if path.is_file() else {}
+    for system in systems:
+        known[system_folder(system.name, system.bitrate)] = {
+            "name": system.name,
+            "bitrate": system.bitrate,
+            "fingerprint": getattr(system, "fingerprint", ""),
+            "aligned": getattr(system, "aligned", False),
+            "codebook_size": getattr(system, "codebook_size", None),
+        }
+    description = {
+        "systems": known,
+        "clips": len(clips),
+        "transcripts": sum(clip.transcript is not None for clip in clips),
+        "metrics": {metric.name: metric.version for metric in metrics},
+        "absent": absent,
+    }
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
+
+
+# -- statistics --------------------------------------------------------------------------------------------------------
+
+
+class Estimate(NamedTuple):
+    """A mean over clips, the half width of its 95 % confidence interval (NaN for one clip), and of how many clips."""
+
+    mean: float
+    ci: float
+    count: int
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5 % point of Student's t, by Cornish and Fisher's expansion (within 1 % from 3 degrees of freedom)."""
+    z = NormalDist().inv_cdf(0.975)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return sum(term / freedom**i for i, term in enumerate(terms))
+
+
+def estimate(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Estimate:
+    """Mean of the values that are not NaN. With weights it is a ratio of sums (errors over words), its variance linearised."""
+    x = np.asarray(values, np.float64)
+    w = np.ones_like(x) if weights is None else np.asarray(weights, np.float64)
+    good = np.isfinite(x) & np.isfinite(w) & (w > 0)
+    x, w, n = x[good], w[good], int(good.sum())
+    if not n:
+        return Estimate(math.nan, math.nan, 0)
+    mean = float(np.sum(w * x) / np.sum(w))
+    if n == 1:
+        return Estimate(mean, math.nan, 1)
+    error = math.sqrt(n / (n - 1) * float(np.sum((w * (x - mean)) ** 2))) / float(np.sum(w))
+    return Estimate(mean, student_t(n - 1) * error, n)
+
+
+def summarise(rows: Iterable[Row], columns: Sequence[Column]) -> dict[Key, dict[str, Estimate]]:
+    """Estimates per (system, bitrate) and column, besides kbps; the original first, then by name and bitrate."""
+    grouped: dict[Key, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row["system"], row["bitrate"]), []).append(row)
+    table = {}
+    for key in sorted(grouped, key=lambda key: (key[0] != ORIGINAL, key)):
+        group = grouped[key]
+        pick = lambda field, group=group: [row[field] for row in group]  # noqa: E731
+        table[key] = {c.name: estimate(pick(c.name), pick(c.weight) if c.weight else None) for c in columns}
+        table[key]["kbps"] = estimate(pick("kbps"), pick("seconds"))
+    return table
+
+
+class Codebook(NamedTuple):
+    """How one codebook is used over a set: share of its codes that occur, 2^entropy, entropy in bits per code."""
+
+    utilisation: float
+    perplexity: float
+    entropy: float
+
+
+def codebook_usage(codes: npt.NDArray[np.integer[Any]], size: int) -> list[Codebook]:
+    """One entry per codebook of codes [K, T]. Entropy is that of single codes as counted: low when T is not much above `size`."""
+    usage = []
+    for book in codes:
+        counts = np.bincount(book.astype(np.int64), minlength=size)
+        p = counts[counts > 0] / max(1, counts.sum())
+        entropy = float(-np.sum(p * np.log2(p))) + 0.0
+        usage.append(Codebook(len(p) / size, 2**entropy, entropy))
+    return usage
+
+
+# -- output ------------------------------------------------------------------------------------------------------------
+
+
+def write(out: str | Path, failures: Sequence[dict[str, Any]] = ()) -> Path:
+    """Write summary.csv, curves.png and report.md from results.csv, run.json and codes/; returns the path of report.md."""
+    out = Path(out)
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    rows = read_rows(out / "results.csv")
+    columns = [column for name in run["metrics"] for column in METRICS[name].columns]
+    summary = summarise(rows, columns)
+    _write_summary(out / "summary.csv", summary, columns)
+    curves = draw_curves(out / "curves.png", summary, columns)
+    parts = [
+        "# Evaluation",
+        _overview(rows, run, summary),
+        *(_quality(title, [c for c in columns if c.group == group], summary) for group, title in GROUPS.items()),
+        "## Quality over rate\n\n![Quality over rate](curves.png)" if curves is None else f"No curves were drawn: {curves}.",
+        _alignment(rows, run),
+        _codebooks(out, run, rows),
+        _unmeasured(rows, run, failures),
+        _definitions(run),
+    ]
+    path = out / "report.md"
+    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    return path
+
+
+def _write_summary(path: Path, summary: dict[Key, dict[str, Estimate]], columns: Sequence[Column]) -> None:
+    names = ["kbps", *(column.name for column in columns)]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["system", "bitrate", *(f"{name}{suffix}" for name in names for suffix in ("", "_ci95", "_clips"))])
+        for key, estimates in summary.items():
+            cells = [cell for name in names for cell in estimates[name]]
+            writer.writerow([*key, *(f"{cell:.6g}" for cell in cells)])
+
+
+def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """The first column to the left, figures to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _overview(rows: list[Row], run: dict[str, Any], summary: dict[Key, dict[str, Estimate]]) -> str:
+    seconds = {row["clip"]: row["seconds"] for row in rows}
+    counts = Counter((row["system"], row["bitrate"]) for row in rows)
+    names = sorted({(s["name"], s["fingerprint"]) for s in run["systems"].values() if (s["name"], s["bitrate"]) in summary})
+    systems = ", ".join(name + (f" ({fingerprint})" if fingerprint else "") for name, fingerprint in names)
+    text = (
+        f"{len(seconds)} clips, {sum(seconds.values()) / 60:.1f} minutes at 16 kHz. Systems: {systems or 'none'}. "
+        "Figures are means over clips ± the half width of the 95 % confidence interval, clips taken as independent; "
+        "(n) where fewer clips than the system's could be measured. kbps are the bits of the payload, without a container's."
+    )
+    uneven = {key for key, count in counts.items() if count != len(seconds)}
+    if uneven:
+        listed = ", ".join(f"{name} {bitrate / 1000:g} kbps: {counts[name, bitrate]}" for name, bitrate in sorted(uneven))
+        text += f"\n\n**Not all systems have run on all clips** ({listed}): do not compare them across."
+    return text
+
+
+def _cell(value: Estimate, digits: int, clips: int) -> str:
+    if not value.count:
+        return "–"
+    ci = f" ± {value.ci:.{digits}f}" if math.isfinite(value.ci) else ""
+    return f"{value.mean:.{digits}f}{ci}" + (f" ({value.count})" if value.count != clips else "")
+
+
+def _quality(title: str, columns: list[Column], summary: dict[Key, dict[str, Estimate]]) -> str:
+    if not columns:
+        return ""
+    arrows = {"higher": "↑", "lower": "↓"}
+    header = ["system", "kbps", *(f"{c.label} {arrows[c.better]}" for c in columns)]
+    body = []
+    for (name, _), estimates in summary.items():
+        clips = estimates["kbps"].count
+        body.append([name, f"{estimates['kbps'].mean:.2f}", *(_cell(estimates[c.name], c.digits, clips) for c in columns)])
+    return f"## {title}\n\n{markdown_table(header, body)}"
+
+
+def _alignment(rows: list[Row], run: dict[str, Any]) -> str:
+    """Lags where the correlation can be believed (0.5 or more), and the change of level."""
+    body = []
+    for entry in run["systems"].values():
+        group = [row for row in rows if (row["system"], row["bitrate"]) == (entry["name"], entry["bitrate"])]
+        trusted = [row["lag_ms"] for row in group if row["correlation"] >= 0.5]
+        gains = [row["gain_db"] for row in group if math.isfinite(row["gain_db"])]
+        if group and entry["name"] != ORIGINAL:
+            body.append(
+                [
+                    entry["name"],
+                    f"{entry['bitrate'] / 1000:g}",
+                    f"{median(row['correlation'] for row in group):.2f}",
+                    f"{len(trusted)} of {len(group)}",
+                    f"{median(trusted):+.2f}" if trusted else "–",
+                    str(sum(lag != 0 for lag in trusted)),
+                    "promised" if entry["aligned"] else f"shifted {sum(int(row['shifted']) for row in group)} clips",
+                    f"{median(gains):+.2f}" if gains else "–",
+                ]
+            )
+    if not body:
+        return ""
+    header = ["system", "kbps", "median correlation", "clips ≥ 0.5", "their median lag ms", "not at 0", "alignment", "median gain dB"]
+    text = "Lag is where the cross-correlation within ±40 ms peaks; below a correlation of 0.5 it says nothing and nothing is shifted."
+    return f"## Time and level\n\n{text}\n\n{markdown_table(header, body)}"
+
+
+def _codebooks(out: Path, run: dict[str, Any], rows: list[Row]) -> str:
+    """Usage per codebook, at the highest bitrate of each system that hands out its codes."""
+    highest: dict[str, dict[str, Any]] = {}
+    for entry in sorted(run["systems"].values(), key=lambda entry: entry["bitrate"]):
+        if entry["codebook_size"] and (out / "codes" / system_folder(entry["name"], entry["bitrate"])).is_dir():
+            highest[entry["name"]] = entry
+    parts = []
+    for name, entry in highest.items():
+        files = sorted((out / "codes" / system_folder(name, entry["bitrate"])).glob("*.npy"))
+        codes = np.concatenate([np.load(file, allow_pickle=False) for file in files], axis=1)
+        size = entry["codebook_size"]
+        usage = codebook_usage(codes, size)
+        seconds = sum(row["seconds"] for row in rows if (row["system"], row["bitrate"]) == (name, entry["bitrate"]))
+        bits = sum(book.entropy for book in usage)
+        text = (
+            f"{name}, {len(usage)} × {size} codes, {codes.shape[1]} frames ({codes.shape[1] / size:.1f} per code). "
+            f"An ideal entropy coder of single codes would need {bits:.1f} of {len(usage) * math.log2(size):.0f} bits per frame"
+            + (f", {bits * codes.shape[1] / seconds / 1000:.2f} kbps." if seconds else ".")
+        )
+        body = [
+            [str(k), f"{100 * book.utilisation:.1f}", f"{book.perplexity:.0f}", f"{book.entropy:.2f}"] for k, book in enumerate(usage, 1)
+        ]
+        parts.append(f"{text}\n\n{markdown_table(['codebook', 'utilisation %', 'perplexity', 'entropy bits'], body)}")
+    return "## Codebooks\n\n" + "\n\n".join(parts) if parts else ""
+
+
+def _unmeasured(rows: list[Row], run: dict[str, Any], failures: Sequence[dict[str, Any]]) -> str:
+    lines = [f"- {name}: absent, {reason}" for name, reason in run["absent"].items()]
+    notes = Counter((row["system"], note) for row in rows for note in row["notes"].split("; ") if note)
+    lines += [f"- {system}: {note} ({count} clips)" for (system, note), count in sorted(notes.items())]
+    lines += [f"- **failed**: {f['system']} at {f['bitrate'] / 1000:g} kbps on {f['clip']}: {f['reason']}" for f in failures]
+    return "## Not measured\n\n" + "\n".join(lines) if lines else ""
+
+
+def _definitions(run: dict[str, Any]) -> str:
+    lines = [
+        f"- **{', '.join(c.label for c in METRICS[n].columns)}**: {METRICS[n].definition}. {v or 'Own code'}."
+        for n, v in run["metrics"].items()
+    ]
+    if "wer" in run["metrics"]:
+        lines.append(f"- {run['transcripts']} of the {run['clips']} clips of the last run had a transcript.")
+    lines.append("- Nothing is rescaled: a change of level counts in DNSMOS and the mel distance, and hardly elsewhere.")
+    return "## How it was measured\n\n" + "\n".join(lines)
+
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's, for all eyes
+MARKERS = "osD^vPX"
+
+
+def draw_curves(path: Path, summary: dict[Key, dict[str, Estimate]], columns: Sequence[Column]) -> str | None:
+    """One panel per column, one line per system over its measured rate; returns why nothing was drawn, or None."""
+    systems = [name for name in dict.fromkeys(name for name, _ in summary) if name != ORIGINAL]
+    shown = [c for c in columns if any(e[c.name].count for (name, _), e in summary.items() if name != ORIGINAL)]
+    if not shown:
+        return "nothing was measured"
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import NullFormatter, NullLocator
+    except ImportError as error:
+        return f"{error} (pip install matplotlib)"
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
+    figure = Figure(figsize=(4.6 * across, 3.3 * down + 0.5), dpi=110, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    rates = sorted({round(e["kbps"].mean, 2) for (name, _), e in summary.items() if name != ORIGINAL})
+    ticks = rates if len(rates) <= 8 else [rates[round(i * (len(rates) - 1) / 7)] for i in range(8)]
+    for panel, column in zip(panels, shown, strict=False):
+        for i, system in enumerate(systems):
+            points = sorted((e["kbps"].mean, *e[column.name][:2]) for (name, _), e in summary.items() if name == system)
+            x, y, ci = np.array([p for p in points if math.isfinite(p[1])]).reshape(-1, 3).T
+            colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+            panel.plot(x, y, color=colour, marker=marker, markersize=4, label=system)
+            panel.fill_between(x, y - np.nan_to_num(ci), y + np.nan_to_num(ci), color=colour, alpha=0.15, linewidth=0)
+        for (name, _), e in summary.items():
+            if name == ORIGINAL and column.absolute and e[column.name].count:
+                panel.axhline(e[column.name].mean, color="grey", linestyle="--", linewidth=1, label=ORIGINAL)
+        panel.set_title(f"{column.label} ({column.better} is better)", fontsize=10)
+        panel.set_xscale("log")
+        panel.set_xticks(ticks, [f"{rate:g}" for rate in ticks], fontsize=8)
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set_xlabel("kbps", fontsize=9)
+        panel.grid(alpha=0.3)
+    for panel in panels[len(shown) :]:
+        panel.set_axis_off()
+    legend = {label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=min(6, len(legend)), fontsize=9)
+    figure.savefig(path)
+    return None
