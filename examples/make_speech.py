@@ -20,9 +20,9 @@ LEVEL_DB = -24.0  # root mean square of each sentence, relative to full scale
 PAUSE_SECONDS = 0.35
 
 SENTENCES = [  # (espeak-ng voice, text)
-    ("en-us", "This recording went through a file of four kilobits per second, and came back as sound."),
-    ("en-gb+f3", "Seven small waves crossed the quiet harbour before the rain began to fall."),
-    ("de", "Zwölf kleine Codebücher beschreiben fünfzig Mal in der Sekunde, was gesprochen wird."),
+    ("en-us", "This voice went through a file of four kilobits per second."),
+    ("en-gb+f3", "Seven small waves crossed the quiet harbour before the rain."),
+    ("de", "Fünfzig Mal in der Sekunde beschreiben Zahlen, was ich sage."),
 ]
 
 

@@ -46,7 +46,10 @@ def num_frames(num_samples: int, frame_size: int, delay_samples: int) -> int:
 
 def check_codes(codes: npt.ArrayLike, num_codebooks: int, codebook_size: int) -> CodeArray:
     """Codes as int16 [K, T] with 1 ≤ K ≤ num_codebooks; raises CodesError saying what does not fit."""
-    array = np.asarray(codes)
+    try:
+        array = np.asarray(codes)
+    except ValueError as error:
+        raise CodesError(f"codes are no array ({error}); give [codebooks, frames]") from error
     if array.ndim != 2:
         raise CodesError(f"codes have shape {list(array.shape)}; give [codebooks, frames]")
     if array.dtype.kind not in "iu":

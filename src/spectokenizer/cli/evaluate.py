@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..errors import BitrateError
+from ..errors import BitrateError, ModelError
+from .common import model_option
 
 
 def parse_bitrates(text: str) -> list[int] | None:
@@ -21,7 +22,7 @@ def parse_bitrates(text: str) -> list[int] | None:
 
 
 @click.command()
-@click.option("--model", default="mini", show_default=True, help="Bundled model or folder of an exported one.")
+@model_option
 @click.option(
     "--data", required=True, type=click.Path(path_type=Path), help="Folder or manifest of clips; a .txt beside a clip is its text."
 )
@@ -55,7 +56,11 @@ def evaluate(model: str, data: Path, bitrates: str, metrics: str, out: Path, wor
     if original:
         systems.insert(0, run.Original())
     names: str | list[str] = "all" if metrics == "all" else [name.strip() for name in metrics.split(",")]
-    outcome = run.evaluate(systems, run.find_clips(data, limit), names, out, workers)
+    try:
+        clips = run.find_clips(data, limit)
+    except ImportError as error:
+        raise ModelError(f"{error.name} is not installed; this command needs: pip install 'spectokenizer[eval]'") from error
+    outcome = run.evaluate(systems, clips, names, out, workers)
     click.echo(f"{len(outcome.rows)} rows; {outcome.report}")
     if outcome.failures:
         for failure in outcome.failures[:5]:

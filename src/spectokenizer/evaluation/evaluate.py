@@ -19,11 +19,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -292,7 +291,9 @@ def _single_threaded_children() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _results(jobs: list[Job], systems: Sequence[System], names: Sequence[str], codes: Path, workers: int) -> Iterator[Row | Failure]:
+def _results(
+    jobs: list[Job], systems: Sequence[System], names: Sequence[str], codes: Path, workers: int
+) -> Generator[Row | Failure, None, None]:
     """Results as they come: here, one after another, or from a pool of fresh processes."""
     if workers <= 1:
         for clip, index in jobs:

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import importlib.metadata
 import io
+import math
 import os
 import re
 import sys
@@ -258,7 +259,8 @@ SI_SDR_CEILING = 100.0  # dB; a perfect copy would be infinite and spoil every m
 @metric(
     "si_sdr",
     Column("si_sdr", "SI-SDR dB", "signal", "higher"),
-    definition=f"scale-invariant signal-to-distortion ratio, 10 log10(|a s|² / |a s - x|²) with a = <x, s>/|s|², at most {SI_SDR_CEILING:g} dB",
+    definition="scale-invariant signal-to-distortion ratio, 10 log10(|a s|² / |a s - x|²) with a = <x, s>/|s|², "
+    f"at most {SI_SDR_CEILING:g} dB",
 )
 def _si_sdr() -> Scorer:
     def score(reference: Audio, degraded: Audio, sample_rate: int, transcript: str | None) -> dict[str, float]:
@@ -267,7 +269,8 @@ def _si_sdr() -> Scorer:
         if not target @ target:
             raise Unmeasurable("the decoded clip is silent or unrelated: minus infinity")
         error = (target - x) @ (target - x)
-        return {"si_sdr": min(10 * np.log10(target @ target / error), SI_SDR_CEILING) if error else SI_SDR_CEILING}
+        ratio = 10 * math.log10(target @ target / error) if error else math.inf
+        return {"si_sdr": min(ratio, SI_SDR_CEILING)}
 
     return score
 

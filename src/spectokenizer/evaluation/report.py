@@ -84,7 +84,7 @@ class Estimate(NamedTuple):
 
     mean: float
     ci: float
-    count: int
+    clips: int
 
 
 def student_t(freedom: int) -> float:
@@ -97,7 +97,7 @@ def student_t(freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return sum(term / freedom**i for i, term in enumerate(terms))
+    return float(sum(term / freedom**i for i, term in enumerate(terms)))
 
 
 def estimate(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Estimate:
@@ -123,9 +123,9 @@ def summarise(rows: Iterable[Row], columns: Sequence[Column]) -> dict[Key, dict[
     table = {}
     for key in sorted(grouped, key=lambda key: (key[0] != ORIGINAL, key)):
         group = grouped[key]
-        pick = lambda field, group=group: [row[field] for row in group]  # noqa: E731
-        table[key] = {c.name: estimate(pick(c.name), pick(c.weight) if c.weight else None) for c in columns}
-        table[key]["kbps"] = estimate(pick("kbps"), pick("seconds"))
+        values = {field: [row[field] for row in group] for field in group[0]}
+        table[key] = {c.name: estimate(values[c.name], values[c.weight] if c.weight else None) for c in columns}
+        table[key]["kbps"] = estimate(values["kbps"], values["seconds"])
     return table
 
 
@@ -209,10 +209,10 @@ def _overview(rows: list[Row], run: dict[str, Any], summary: dict[Key, dict[str,
 
 
 def _cell(value: Estimate, digits: int, clips: int) -> str:
-    if not value.count:
+    if not value.clips:
         return "–"
     ci = f" ± {value.ci:.{digits}f}" if math.isfinite(value.ci) else ""
-    return f"{value.mean:.{digits}f}{ci}" + (f" ({value.count})" if value.count != clips else "")
+    return f"{value.mean:.{digits}f}{ci}" + (f" ({value.clips})" if value.clips != clips else "")
 
 
 def _quality(title: str, columns: list[Column], summary: dict[Key, dict[str, Estimate]]) -> str:
@@ -222,7 +222,7 @@ def _quality(title: str, columns: list[Column], summary: dict[Key, dict[str, Est
     header = ["system", "kbps", *(f"{c.label} {arrows[c.better]}" for c in columns)]
     body = []
     for (name, _), estimates in summary.items():
-        clips = estimates["kbps"].count
+        clips = estimates["kbps"].clips
         body.append([name, f"{estimates['kbps'].mean:.2f}", *(_cell(estimates[c.name], c.digits, clips) for c in columns)])
     return f"## {title}\n\n{markdown_table(header, body)}"
 
@@ -306,7 +306,7 @@ MARKERS = "osD^vPX"
 def draw_curves(path: Path, summary: dict[Key, dict[str, Estimate]], columns: Sequence[Column]) -> str | None:
     """One panel per column, one line per system over its measured rate; returns why nothing was drawn, or None."""
     systems = [name for name in dict.fromkeys(name for name, _ in summary) if name != ORIGINAL]
-    shown = [c for c in columns if any(e[c.name].count for (name, _), e in summary.items() if name != ORIGINAL)]
+    shown = [c for c in columns if any(e[c.name].clips for (name, _), e in summary.items() if name != ORIGINAL)]
     if not shown:
         return "nothing was measured"
     try:
@@ -328,7 +328,7 @@ def draw_curves(path: Path, summary: dict[Key, dict[str, Estimate]], columns: Se
             panel.plot(x, y, color=colour, marker=marker, markersize=4, label=system)
             panel.fill_between(x, y - np.nan_to_num(ci), y + np.nan_to_num(ci), color=colour, alpha=0.15, linewidth=0)
         for (name, _), e in summary.items():
-            if name == ORIGINAL and column.absolute and e[column.name].count:
+            if name == ORIGINAL and column.absolute and e[column.name].clips:
                 panel.axhline(e[column.name].mean, color="grey", linestyle="--", linewidth=1, label=ORIGINAL)
         panel.set_title(f"{column.label} ({column.better} is better)", fontsize=10)
         panel.set_xscale("log")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from numbers import Real
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import numpy as np
@@ -16,18 +20,23 @@ from ..errors import AudioError
 Audio = npt.NDArray[np.float32]
 
 BLOCK_SECONDS = 10.0  # how much of a file is in memory at once
+LOUDEST = 2.0**15  # far beyond full scale; squares of much larger samples overflow in the network and spoil its state for good
 
 
 def to_mono(audio: npt.ArrayLike) -> Audio:
     """Samples as float32 [N] in −1…1: int16 is scaled, [C, N] is averaged.
 
-    Raises AudioError for other types and shapes and for values that are not finite.
+    Raises AudioError for other types and shapes and for values that are not finite or absurdly large.
     """
-    samples = np.asarray(audio)
+    try:
+        samples = np.asarray(audio)
+    except ValueError as error:
+        raise AudioError(f"audio is no array ({error}); give [samples] or [channels, samples]") from error
     if samples.dtype == np.int16:
         samples = samples.astype(np.float32) / 32768
     elif samples.dtype.kind == "f":
-        samples = samples.astype(np.float32)  # float64 beyond float32's range becomes infinite and is refused below
+        with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite and is refused below
+            samples = samples.astype(np.float32)
     else:
         raise AudioError(f"audio has type {samples.dtype}; give float samples in -1..1 or int16")
     if samples.ndim == 2:
@@ -35,18 +44,18 @@ def to_mono(audio: npt.ArrayLike) -> Audio:
             raise AudioError(f"audio has shape {list(samples.shape)}, read as [channels, samples]; transpose it")
         if samples.shape[0] == 0:
             raise AudioError(f"audio has shape {list(samples.shape)}: no channels")
-        samples = samples.mean(0)
     elif samples.ndim != 1:
         raise AudioError(f"audio has shape {list(samples.shape)}; give [samples] or [channels, samples]")
-    if not np.isfinite(samples).all():
-        at = int(np.flatnonzero(~np.isfinite(samples))[0])
-        raise AudioError(f"audio holds {samples[at]} at sample {at}; replace NaN and infinite values first")
-    return np.ascontiguousarray(samples)
+    usable = np.abs(samples) <= LOUDEST  # false for NaN, too
+    if not usable.all():
+        at = tuple(np.argwhere(~usable)[0])
+        raise AudioError(f"audio holds {samples[at]:g} at sample {at[-1]}; give finite samples in -1..1, replacing NaN and infinite ones")
+    return np.ascontiguousarray(samples.mean(0) if samples.ndim == 2 else samples)
 
 
 def check_rate(sample_rate: float) -> int:
     """An integer rate between 1 kHz and 768 kHz, or AudioError."""
-    if not (isinstance(sample_rate, (int, float, np.number)) and 1000 <= sample_rate <= 768000 and sample_rate == int(sample_rate)):
+    if not (isinstance(sample_rate, Real) and 1000 <= sample_rate <= 768000 and sample_rate == int(sample_rate)):
         raise AudioError(f"sample rate {sample_rate!r} Hz; give a whole number between 1000 and 768000")
     return int(sample_rate)
 
@@ -69,15 +78,28 @@ def resample(samples: Audio, rate_in: int, rate_out: int) -> Audio:
     return Resampler(rate_in, rate_out).push(samples, last=True)
 
 
-def open_audio(path: str | Path | BinaryIO) -> soundfile.SoundFile:
-    """A readable sound file; raises AudioError saying what is wrong with it."""
+@contextmanager
+def open_audio(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
+    """A readable sound file, for `with`. A pipe is first copied to disk, because soundfile seeks.
+
+    Raises AudioError saying what is wrong with it.
+    """
     name = path if isinstance(path, (str, Path)) else "standard input"
-    try:
-        return soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        if isinstance(path, (str, Path)) and not Path(path).exists():
-            raise AudioError(f"{name}: no such file") from error
-        raise AudioError(f"{name}: not audio that can be read ({error})") from error
+    with ExitStack() as stack:
+        if isinstance(path, (str, Path)) and Path(path).is_fifo():
+            path = stack.enter_context(open(path, "rb"))
+        if not isinstance(path, (str, Path)) and not path.seekable():
+            copy = stack.enter_context(TemporaryFile())
+            shutil.copyfileobj(path, copy)
+            copy.seek(0)
+            path = copy
+        try:
+            file = stack.enter_context(soundfile.SoundFile(path))
+        except (soundfile.LibsndfileError, OSError, TypeError) as error:
+            if isinstance(path, (str, Path)) and not Path(path).exists():
+                raise AudioError(f"{name}: no such file") from error
+            raise AudioError(f"{name}: not audio that can be read ({getattr(error, 'error_string', error)})") from error
+        yield file
 
 
 def blocks(file: soundfile.SoundFile, seconds: float = BLOCK_SECONDS) -> Iterator[Audio]:

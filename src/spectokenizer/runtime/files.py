@@ -47,12 +47,16 @@ def header_of(codec: Codec, num_codebooks: int) -> Header:
 
 
 def _sink(stack: ExitStack, sink: str | Path | BinaryIO) -> BinaryIO:
-    """A file that appears under its name only when complete, or the given stream as it is."""
+    """A file that appears under its name only when complete; a stream, device or named pipe as it is."""
     if not isinstance(sink, (str, Path)):
         return sink
     path = Path(sink)
+    if path.is_dir():
+        raise AudioError(f"{path}: is a folder; give a file's name")
     if not path.parent.is_dir():
         raise AudioError(f"{path}: its folder does not exist")
+    if path.exists() and not path.is_file():  # /dev/null must not be replaced by a file
+        return stack.enter_context(path.open("wb"))
     part = path.with_name(f".{path.name}.part")
     file = stack.enter_context(part.open("wb"))
     stack.push(lambda kind, *_: _finish(part, path, kind is None))
@@ -116,7 +120,7 @@ def codec_for(header: Header, codec: Codec | None = None, threads: int = 1) -> C
 def decode_packets(codec: Codec, reader: Reader, report: Report) -> Iterator[Audio]:
     """Samples aligned with what was encoded, packet by packet; lost packets (salvage only) become silence of their length."""
     info = codec.info
-    decoder, skip, frames, emitted = codec.decoder(), info.delay_samples, 0, 0
+    decoder, skip, frames = codec.decoder(), info.delay_samples, 0
 
     def aligned(samples: Audio) -> Audio:
         nonlocal skip
@@ -137,11 +141,10 @@ def decode_packets(codec: Codec, reader: Reader, report: Report) -> Iterator[Aud
             yield aligned(gap(packet.first_frame - frames))
             decoder = codec.decoder()
         frames = packet.first_frame + packet.codes.shape[1]
-        samples = aligned(decoder.push(packet.codes))
-        if reader.num_samples is not None:  # known already only when salvaging out of order
-            samples = samples[: max(0, reader.num_samples - emitted)]
-        emitted += len(samples)
-        yield samples
+        yield aligned(decoder.push(packet.codes))
+    lost = (reader.num_frames or 0) - frames
+    if lost > 0:
+        yield aligned(gap(lost))
 
 
 def decode_file(
@@ -197,12 +200,14 @@ class _AudioSink:
         self.num_samples = 0
         self._pipe = None
         self._file = None
-        if isinstance(sink, (str, Path)):
+        self._sink = sink
+        if isinstance(sink, (str, Path)) and file.seekable():
             suffix = Path(sink).suffix.lower().lstrip(".") or "wav"
             kind = {"opus": "OGG", "ogg": "OGG", "oga": "OGG", "aif": "AIFF"}.get(suffix, suffix.upper())
             subtype = "OPUS" if suffix == "opus" else None
             try:
-                self._file = soundfile.SoundFile(file, "w", rate, 1, format=kind, subtype=subtype)
+                # By name: libsndfile reports a full disk, which is lost on the way when it writes through a Python object.
+                self._file = soundfile.SoundFile(file.name, "w", rate, 1, format=kind, subtype=subtype)
             except (soundfile.LibsndfileError, ValueError, TypeError) as error:
                 kinds = ", ".join(sorted(k.lower() for k in soundfile.available_formats() if k in {"WAV", "FLAC", "OGG", "MP3", "AIFF"}))
                 raise AudioError(f"{sink}: audio cannot be written as '.{suffix}'; use one of {kinds}, opus") from error
@@ -216,7 +221,10 @@ class _AudioSink:
     def write(self, samples: Audio) -> None:
         self.num_samples += len(samples)
         if self._file is not None:
-            self._file.write(np.clip(samples, -1, 1))
+            try:
+                self._file.write(np.clip(samples, -1, 1))
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"{self._sink}: cannot be written ({error.error_string})") from error
         elif self._pipe is not None:
             self._pipe.write(to_int16(samples).tobytes())
 

@@ -23,6 +23,7 @@ from ..errors import ConfigError, ModelError
 State = dict[str, npt.NDArray[np.float32]]
 
 CONFIG, WEIGHTS = "config.json", "weights.bin"
+GRAPHS = ("encoder_step", "encoder_chunk", "decoder_step", "decoder_chunk")
 CHUNK_FRAMES = 50  # frames per call for long audio: more is not faster, its activations leave the cache
 
 
@@ -34,7 +35,7 @@ class Network:
         try:
             self.config = CodecConfig.from_json(self.folder / CONFIG)
             self.about: dict[str, Any] = json.loads((self.folder / CONFIG).read_text(encoding="utf-8")).get("about", {})
-        except FileNotFoundError as error:
+        except OSError as error:
             raise ModelError(f"{folder}: no {CONFIG} there; give the folder that 'spectok export' wrote") from error
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise ModelError(f"{self.folder / CONFIG}: not a model configuration ({error})") from error
@@ -43,12 +44,13 @@ class Network:
 
     @cached_property
     def content_hash(self) -> str:
-        """16 hex digits that change whenever codes or samples may: of the geometry and of every weight."""
+        """16 hex digits that change whenever codes or samples may: of the geometry, the weights and the graphs, which hold small ones."""
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        try:
-            digest.update((self.folder / WEIGHTS).read_bytes())
-        except OSError as error:
-            raise ModelError(f"{self.folder / WEIGHTS}: cannot be read ({error})") from error
+        for name in (WEIGHTS, *(f"{graph}.onnx" for graph in GRAPHS)):
+            try:
+                digest.update((self.folder / name).read_bytes())
+            except OSError as error:
+                raise ModelError(f"{self.folder / name}: cannot be read ({error.strerror}); the model is not complete") from error
         return digest.hexdigest()[:16]
 
     def session(self, name: str) -> onnxruntime.InferenceSession:

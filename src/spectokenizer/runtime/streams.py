@@ -37,14 +37,15 @@ class Stream:
     def snapshot(self) -> Snapshot:
         """Everything that a stream elsewhere needs to go on exactly here (see `restore`)."""
         counters = {name: np.array(getattr(self, name)) for name in (*self.counters, "_flushed")}
-        return {**{f"state.{name}": value.copy() for name, value in self._state.items()}, **counters}
+        states = {f"state.{name}": value.copy() for name, value in self._state.items()}
+        return {"model": np.array(self.codec.info.model_hash), **counters, **states}
 
     def restore(self, snapshot: Snapshot) -> Self:
         """Continue where `snapshot` was taken. Raises StreamError when it is not one of this model and direction."""
         wanted = {name: value.shape for name, value in self.snapshot().items() if name.startswith("state.")}
         found = {name: np.shape(value) for name, value in snapshot.items() if name.startswith("state.")}
         missing = {*self.counters, "_flushed"} - set(snapshot)
-        if wanted != found or missing:
+        if wanted != found or missing or str(snapshot.get("model")) != self.codec.info.model_hash:
             raise StreamError(f"the snapshot is not of a '{self.codec.info.name}' {self.side}: it holds {sorted(snapshot)}")
         self._state = {name.removeprefix("state."): np.array(snapshot[name], np.float32) for name in wanted}
         for name in (*self.counters, "_flushed"):

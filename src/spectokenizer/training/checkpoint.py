@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ WEIGHTS = "weights.safetensors"  # averaged weights; for people
 CONFIG = "config.json"
 
 
-def _replace(path: Path, write) -> None:
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make the file under another name, then put it in place at once."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     write(part)
     with open(part, "rb") as file:
@@ -29,7 +31,7 @@ def _replace(path: Path, write) -> None:
 
 
 def save_state(run: Path, state: dict[str, Any]) -> None:
-    _replace(run / STATE, lambda part: torch.save(state, part))
+    replace(run / STATE, lambda part: torch.save(state, part))
 
 
 def load_state(run: Path) -> dict[str, Any] | None:
@@ -47,9 +49,9 @@ def save_model(folder: Path, model: nn.Module, config: CodecConfig, about: dict[
     """Weights (safetensors) and configuration (JSON) of a model."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    _replace(folder / WEIGHTS, lambda part: save_file(tensors, part))
+    replace(folder / WEIGHTS, lambda part: save_file(tensors, part))
     text = json.dumps({"codec": config.to_dict(), "training": about}, indent=1)
-    _replace(folder / CONFIG, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    replace(folder / CONFIG, lambda part: part.write_text(text + "\n", encoding="utf-8"))
 
 
 def load_model(folder: str | Path) -> SpecTokenizer:

@@ -150,6 +150,17 @@ def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage
     return out
 
 
+def _refuse_collapse(measured: dict[str, float], config: TrainConfig, stage: Stage, stage_step: int) -> None:
+    """A codebook that says next to nothing after a thousand steps will not recover by itself."""
+    for i in range(config.codec.num_codebooks):
+        perplexity = measured.get(f"codebook{i}/perplexity")
+        if perplexity is not None and stage_step > 1000 and perplexity < 0.02 * config.codec.codebook_size:
+            raise TrainingError(
+                f"codebook {i} collapsed in stage '{stage.name}': perplexity {perplexity:.1f} of {config.codec.codebook_size}; "
+                "lower the learning rate or raise the commitment weight, and start this stage again"
+            )
+
+
 def run(
     config: TrainConfig,
     source: str | Path,
@@ -203,7 +214,9 @@ def run(
     stop = [False]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.__setitem__(0, True))
-    writer = SummaryWriter(out) if main else None
+    if main:
+        _forget_after(out / "metrics.jsonl", state.step)
+    writer = SummaryWriter(out, purge_step=state.step) if main else None
     metrics = open(out / "metrics.jsonl", "a", encoding="utf-8", buffering=1) if main else None
 
     def log(kind: str, values: dict[str, float]) -> None:
@@ -229,6 +242,7 @@ def run(
         while state.step < total and not stop[0]:
             stage, stage_step = config.stage_at(state.step)
             rng = np.random.default_rng([config.seed, rank, state.step])
+            torch.manual_seed(config.seed + state.step)  # a resumed run draws what an uninterrupted one would have drawn
             if stage.quantize and stage_step == 0:
                 _initialize_codebooks(fabric, state, clips, config, rng)
             segments = data.set_level(clips.batch(config.batch_size, config.segment_length, rng), rng)
@@ -273,7 +287,9 @@ def run(
 
             if main and (state.step % config.validate_every == 0 or state.step == total):
                 state.averaged.eval()
-                log("validation", validate(state.averaged.module, held, config, stage))
+                measured = validate(state.averaged.module, held, config, stage)
+                log("validation", measured)
+                _refuse_collapse(measured, config, stage, stage_step)
                 last_log = time.monotonic()
             if main and time.monotonic() - last_save > config.save_minutes * 60:
                 state.save(out, config)
@@ -284,6 +300,14 @@ def run(
         writer.close()
         metrics.close()
     console.print(f"step {state.step} of {config.steps}, {state.seconds / 3600:.1f} h of audio seen; saved in {out}")
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    """Drop what a killed run logged after its last saved state: those steps come again."""
+    if metrics.exists():
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
+        checkpoint.replace(metrics, lambda part: part.write_text("".join(kept), encoding="utf-8"))
 
 
 def _plain(model: Any) -> SpecTokenizer:

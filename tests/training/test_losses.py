@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from spectokenizer.training import losses  # noqa: E402
+
+RATE = 16000
+
+
+@pytest.fixture
+def clip():
+    torch.manual_seed(0)
+    t = torch.arange(RATE) / RATE
+    return (0.1 * torch.sin(2 * torch.pi * 220 * t) + 0.01 * torch.randn(2, RATE)).float()
+
+
+def test_zero_for_a_copy_and_growing_with_the_error(clip):
+    generator = torch.Generator()
+    noise = torch.randn_like(clip)
+    previous = None
+    for level in (0.0, 0.001, 0.01, 0.1):
+        values = losses.reconstruction(clip, clip + level * noise, RATE, generator.manual_seed(3))
+        if previous is None:
+            assert all(float(v) < 2e-3 for v in values.values())
+        else:
+            assert all(float(values[name]) > float(previous[name]) for name in values)
+        previous = values
+
+
+def test_waveform_is_the_share_of_the_error(clip):
+    assert float(losses.waveform(clip, torch.zeros_like(clip))) == pytest.approx(1, abs=1e-3)
+    assert float(losses.waveform(clip, 0.5 * clip)) == pytest.approx(0.5, abs=1e-2)
+
+
+def test_complex_sees_phase_and_magnitude_does_not(clip):
+    values = losses.spectral(clip, -clip, torch.Generator().manual_seed(0))
+    assert float(values["magnitude"]) < 1e-5 < float(values["complex"])
+
+
+def test_silence_has_finite_gradients(clip):
+    y = torch.zeros_like(clip, requires_grad=True)
+    sum(losses.reconstruction(torch.zeros_like(clip), y, RATE).values()).backward()
+    assert torch.isfinite(y.grad).all()
+
+
+def test_si_sdr_formula(clip):
+    x = clip - clip.mean(1, keepdim=True)
+    noise = torch.randn_like(x)
+    noise -= noise.mean(1, keepdim=True)
+    noise -= (noise * x).sum(1, keepdim=True) / x.square().sum(1, keepdim=True) * x  # orthogonal
+    noise *= (x.square().sum(1, keepdim=True) / noise.square().sum(1, keepdim=True) / 10).sqrt()
+    torch.testing.assert_close(losses.si_sdr(x, 3 * (x + noise)), torch.full((2,), 10.0), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("window", "bands"), losses.MEL_SCALES)
+def test_mel_filters_are_weighted_means(window, bands):
+    filters = losses.mel_filters(window, bands, RATE)
+    assert filters.shape == (window // 2 + 1, bands)
+    torch.testing.assert_close(filters.sum(0), torch.ones(bands))

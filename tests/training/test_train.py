@@ -1,0 +1,159 @@
+"""Training runs, is killed, goes on, and ends where an uninterrupted run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning_fabric")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from spectokenizer.errors import ConfigError  # noqa: E402
+from spectokenizer.training.config import TrainConfig  # noqa: E402
+from spectokenizer.training.train import TrainingError, _refuse_collapse  # noqa: E402
+
+RECIPE = """
+batch_size = 2
+segment_seconds = 0.4
+warmup_steps = 2
+log_every = 1
+validate_every = 6
+save_minutes = 0.0
+init_batches = 4
+
+[codec]
+name = "tiny"
+channels = [8, 8, 8, 16, 16]
+num_codebooks = 3
+codebook_size = 16
+codebook_dim = 4
+
+[[stage]]
+name = "autoencoder"
+steps = 4
+quantize = false
+lr = 1e-3
+lr_end = 1e-3
+losses = { waveform = 1.0, complex = 1.0 }
+
+[[stage]]
+name = "quantized"
+steps = 8
+quantize = true
+lr = 1e-3
+lr_end = 5e-4
+losses = { waveform = 1.0, complex = 1.0, magnitude = 1.0, mel = 1.0, commitment = 0.25 }
+"""
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    rng = np.random.default_rng(0)
+    (folder / "audio").mkdir()
+    for i in range(4):
+        t = np.arange(24000) / 16000
+        tone = 0.2 * np.sin(2 * np.pi * (150 + 40 * i) * t) * (1 + np.sin(2 * np.pi * 3 * t))
+        soundfile.write(folder / "audio" / f"{i}.wav", tone + 0.01 * rng.standard_normal(len(t)), 16000)
+    (folder / "tiny.toml").write_text(RECIPE)
+    return folder
+
+
+def start(folder, out, *options):
+    command = [sys.executable, "-m", "spectokenizer", "train", "--config", folder / "tiny.toml", "--data", folder / "audio"]
+    command += ["--out", folder / out, "--cache", folder / "cache", "--threads", "1", *options]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_killed_and_resumed_equals_uninterrupted(setup):
+    finish(start(setup, "whole"))
+    process = start(setup, "killed")
+    state = setup / "killed" / "state.pt"
+    deadline = time.monotonic() + 100
+    while not (state.exists() and torch.load(state, weights_only=True)["step"] >= 5):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = torch.load(state, weights_only=True)["step"]
+    assert "going on at step" in finish(start(setup, "killed")) or reached == 12
+    whole, killed = (load_file(setup / name / "weights.safetensors") for name in ("whole", "killed"))
+    for name, value in whole.items():
+        torch.testing.assert_close(killed[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    lines = [json.loads(line) for line in (setup / "killed" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert steps == list(range(1, 13))
+    last = [line for line in lines if line["kind"] == "validation"][-1]
+    assert {"codebook0/utilisation", "codebook2/perplexity", "0.2kbps/si_sdr", "0.6kbps/mel"} <= set(last)
+
+
+def test_two_processes(setup):
+    output = finish(start(setup, "two", "--devices", "2", "--max-steps", "6"))
+    assert "step 6 of 12" in output
+    lines = [json.loads(line) for line in (setup / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["audio_seconds"] == pytest.approx(2 * 2 * 0.4)
+
+
+def test_interrupt_saves(setup):
+    process = start(setup, "interrupted")
+    while not (setup / "interrupted" / "state.pt").exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert "saved in" in finish(process)
+
+
+def test_folder_of_another_codec_is_refused(setup):
+    finish(start(setup, "other", "--max-steps", "1"))
+    other = RECIPE.replace("[8, 8, 8, 16, 16]", "[8, 8, 8, 16, 24]")
+    (setup / "tiny.toml").write_text(other)
+    process = start(setup, "other")
+    output, _ = process.communicate(timeout=120)
+    (setup / "tiny.toml").write_text(RECIPE)
+    assert process.returncode == 1
+    assert "another codec" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 4", "steps = 0", "autoencoder"),
+        ("waveform = 1.0, complex = 1.0 }", "loudness = 1.0 }", "loudness"),
+        ("batch_size = 2", "batch = 2", "batch"),
+        ("num_codebooks = 3", "num_codebook = 3", "num_codebook"),
+        ("[codec]", "[codec", "TOML"),
+        ("lr = 1e-3", "lr = -1", "positive"),
+    ],
+)
+def test_broken_recipes_are_named(tmp_path, old, new, message):
+    (tmp_path / "x.toml").write_text(RECIPE.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig.load(tmp_path / "x.toml")
+
+
+def test_collapse_is_an_error(tmp_path):
+    (tmp_path / "x.toml").write_text(RECIPE.replace("codebook_size = 16", "codebook_size = 1024"))
+    config = TrainConfig.load(tmp_path / "x.toml")
+    stage = config.stages[1]
+    _refuse_collapse({"codebook1/perplexity": 300.0}, config, stage, 5000)
+    with pytest.raises(TrainingError, match="codebook 1 collapsed"):
+        _refuse_collapse({"codebook0/perplexity": 300.0, "codebook1/perplexity": 3.0}, config, stage, 5000)
