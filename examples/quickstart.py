@@ -1,6 +1,5 @@
-"""The Python API: audio to codes and back, at once and as a stream.    python examples/quickstart.py [in.wav [out.wav]]"""
+"""The Python API in a few lines: a recording to codes and back, then the same as a live stream."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +7,15 @@ import soundfile
 
 import spectokenizer
 
-source = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("speech.flac")
-audio, sample_rate = soundfile.read(source, always_2d=True)  # [N, C]
+audio, sample_rate = soundfile.read(Path(__file__).with_name("speech.flac"), dtype="float32")
 
 codec = spectokenizer.load("mini")
-codes = codec.encode(audio.T, sample_rate, bitrate=4000)  # any rate and number of channels
-decoded = codec.decode(codes)  # float32 [num_samples] at 16 kHz, aligned with the input
-print(codes, np.asarray(codes).shape, f"{len(decoded)} samples")
+codes = codec.encode(audio, sample_rate, bitrate=4000)  # any rate; [channels, samples] is mixed to mono
+decoded = codec.decode(codes)  # float32 at 16 kHz, aligned with the input
+print(codes, np.asarray(codes).dtype, f"{len(audio)} samples in, {len(decoded)} out")
 
-encoder, decoder = codec.encoder(bitrate=4000), codec.decoder()  # a live stream: 16 kHz, any number of samples per push
-blocks = [decoder.push(encoder.push(decoded[start : start + 320])) for start in range(0, len(decoded), 320)]
-streamed = np.concatenate([*blocks, decoder.push(encoder.flush()), decoder.flush()])[decoder.delay_samples :]
-same = codec.decode(codec.encode(decoded, codec.info.sample_rate, bitrate=4000))
-print("the stream says the same, sample for sample:", np.array_equal(streamed[: len(same)], same))
-
-if len(sys.argv) > 2:
-    soundfile.write(sys.argv[2], decoded, codec.info.sample_rate)
+encoder, decoder = codec.encoder(bitrate=4000), codec.decoder()  # streams work at 16 kHz, in pieces of any size
+pieces = [decoder.push(encoder.push(audio[start : start + 320])) for start in range(0, len(audio), 320)]
+pieces.append(decoder.push(encoder.flush()))
+streamed = np.concatenate(pieces)[decoder.delay_samples :][: len(audio)]
+print(f"live and at once differ by at most {np.abs(streamed - decoded).max():.0e}")  # the codes are equal to the bit

@@ -51,15 +51,20 @@ class CodecConfig:
         object.__setattr__(self, "channels", tuple(int(c) for c in self.channels))
         object.__setattr__(self, "strides", tuple((int(t), int(f)) for t, f in self.strides))
         fold = prod(f for _, f in self.strides)
+        sizes = [self.sample_rate, self.hop_length, self.n_fft, self.kernel_time, self.codebook_dim, *self.channels]
+        sizes += [step for stride in self.strides for step in stride]
         checks = {
+            "all sizes are whole numbers from 1": all(isinstance(size, int) and size >= 1 for size in sizes),
             "compression is 2, the only exponent with an exact real-valued inverse here": self.compression == 2.0,
             "channels has one entry more than strides": len(self.channels) == len(self.strides) + 1,
-            "channels[0] is even (real and imaginary parts)": self.channels[0] % 2 == 0,
+            "channels[0] is even (real and imaginary parts)": sum(self.channels[:1]) % 2 == 0,
             f"the frequency strides fold all {self.num_bins} bins to 1 (they fold {fold})": fold == self.num_bins,
             "window_length is twice hop_length (square-root Hann, 50 % overlap)": self.window_length == 2 * self.hop_length,
             "n_fft is at least window_length": self.n_fft >= self.window_length,
             "only the last level strides in time": all(t == 1 for t, _ in self.strides[:-1]),
-            "codebook_size is a power of two": self.codebook_size & (self.codebook_size - 1) == 0 < self.codebook_size,
+            "the last level strides in time by 1, or by 2 with kernel_time 3": self.time_stride == 1
+            or (self.time_stride, self.kernel_time) == (2, 3),
+            "codebook_size is a power of two from 2 to 32768": self.codebook_size in [2**bits for bits in range(1, 16)],
             "num_codebooks is 1 to 32": 1 <= self.num_codebooks <= 32,
         }
         broken = [rule for rule, holds in checks.items() if not holds]

@@ -8,8 +8,8 @@ import soundfile
 
 pytest.importorskip("rich")
 
-from spectokenizer.errors import ConfigError  # noqa: E402
-from spectokenizer.training import data  # noqa: E402
+from spectokenizer.errors import ConfigError
+from spectokenizer.training import data
 
 
 @pytest.fixture

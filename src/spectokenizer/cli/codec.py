@@ -75,8 +75,8 @@ def roundtrip(audio: str, output: str | None, model: str, bitrate: float, plot: 
 
     codec = load(model)
     check_bitrate(codec, bitrate)
-    if audio == "-":
-        raise click.BadParameter("roundtrip reads a file, not standard input", param_hint="AUDIO")
+    if "-" in (audio, output, keep):
+        raise click.BadParameter("roundtrip works on files, not on standard input or output", param_hint="-")
     output = output or f"{Path(audio).stem}-{bitrate / 1000:g}kbps.wav"
     target, info = sink(output, force), codec.info
     if keep:

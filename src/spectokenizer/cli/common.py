@@ -48,7 +48,7 @@ def check_bitrate(codec: Codec, bitrate: float) -> None:
 
 
 def source(path: str) -> str | BinaryIO:
-    """The path, or standard input for "-", made seekable for audio files by soundfile's callers."""
+    """The path, or standard input for "-"."""
     return sys.stdin.buffer if path == "-" else path
 
 

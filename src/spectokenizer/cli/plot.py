@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..runtime import audio
 
 
 def spectrograms(original: str, decoded: str, path: str, rate: int, label: str, seconds: float = 20.0) -> None:
-    """Original above decoded, the first `seconds`, as a picture. Raises ModelError without matplotlib."""
+    """Original above decoded, the first `seconds`, as a picture.
+
+    Raises ModelError without matplotlib, ConfigError for a kind of picture that matplotlib does not know.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -27,4 +30,7 @@ def spectrograms(original: str, decoded: str, path: str, rate: int, label: str, 
         axes.set(title=title, ylabel="kHz")
     axes.set_xlabel("s")
     figure.colorbar(picture, ax=figure.axes, label="dB of full scale")
-    figure.savefig(path, dpi=110)
+    try:
+        figure.savefig(path, dpi=110)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error

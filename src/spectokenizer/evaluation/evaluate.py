@@ -22,6 +22,7 @@ import functools
 import math
 import os
 import re
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -260,10 +261,6 @@ _worker: tuple[Sequence[System], Sequence[str], Path] | None = None  # set once 
 def _start_worker(systems: Sequence[System], names: Sequence[str], codes_folder: Path) -> None:
     global _worker
     _worker = systems, names, codes_folder
-    with contextlib.suppress(ImportError):
-        import torch
-
-        torch.set_num_threads(1)
 
 
 def _work(job: Job) -> Row | Failure:
@@ -291,13 +288,29 @@ def _single_threaded_children() -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextlib.contextmanager
+def _torch_on_one_thread() -> Iterator[None]:
+    """The metrics' nets are small: on a busy machine their threads, waiting for each other, made them 3 to 30 times slower."""
+    torch = sys.modules.get("torch")  # a metric that needs it has imported it by now
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _results(
     jobs: list[Job], systems: Sequence[System], names: Sequence[str], codes: Path, workers: int
 ) -> Generator[Row | Failure, None, None]:
     """Results as they come: here, one after another, or from a pool of fresh processes."""
     if workers <= 1:
-        for clip, index in jobs:
-            yield measure(clip, systems[index], names, codes)
+        with _torch_on_one_thread():
+            for clip, index in jobs:
+                yield measure(clip, systems[index], names, codes)
         return
     with _single_threaded_children():
         pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (systems, names, codes))

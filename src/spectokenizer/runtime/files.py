@@ -224,7 +224,7 @@ class _AudioSink:
             try:
                 self._file.write(np.clip(samples, -1, 1))
             except soundfile.LibsndfileError as error:
-                raise AudioError(f"{self._sink}: cannot be written ({error.error_string})") from error
+                raise AudioError(f"{self._sink}: cannot be written; is the disk full? ({error.error_string})") from error
         elif self._pipe is not None:
             self._pipe.write(to_int16(samples).tobytes())
 
