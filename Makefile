@@ -23,11 +23,11 @@ test: .venv-test/installed
 
 # Rerunning is quick: an environment is made anew only when what it was made from has changed.
 .venv/installed: pyproject.toml $(SOURCES)
-	$(or $(PYTHON),$(error Python 3.11 or newer is needed; give its name: make $(MAKECMDGOALS) PYTHON=...)) -m venv .venv
+	$(or $(PYTHON),$(error Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=/path/to/python3)) -m venv .venv
 	.venv/bin/pip install .
 	@touch $@
 
 .venv-test/installed: pyproject.toml
-	$(or $(PYTHON),$(error Python 3.11 or newer is needed; give its name: make $(MAKECMDGOALS) PYTHON=...)) -m venv .venv-test
+	$(or $(PYTHON),$(error Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=/path/to/python3)) -m venv .venv-test
 	.venv-test/bin/pip install -e ".[train,plot,test]"
 	@touch $@

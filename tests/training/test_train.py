@@ -157,3 +157,23 @@ def test_collapse_is_an_error(tmp_path):
     _refuse_collapse({"codebook1/perplexity": 300.0}, config, stage, 5000)
     with pytest.raises(TrainingError, match="codebook 1 collapsed"):
         _refuse_collapse({"codebook0/perplexity": 300.0, "codebook1/perplexity": 3.0}, config, stage, 5000)
+
+
+def test_a_loss_that_is_no_number_rolls_back(setup, monkeypatch, capsys):
+    """One poisoned step goes back to the saved state and on; poison that stays ends the run with a named error."""
+    from spectokenizer.training import train
+
+    original, calls = train.weighted, []
+
+    def poisoned(values, weights):
+        calls.append(1)
+        return original(values, weights) * (float("nan") if len(calls) == 4 or len(calls) > 20 else 1.0)
+
+    monkeypatch.setattr(train, "weighted", poisoned)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    config = TrainConfig.load(setup / "tiny.toml")
+    train.run(config, setup / "audio", setup / "poisoned", threads=1, cache=setup / "cache")
+    assert torch.load(setup / "poisoned" / "state.pt", weights_only=True)["rollbacks"] == 1
+    calls.extend([1] * 30)
+    with pytest.raises(TrainingError, match="no number"):
+        train.run(config, setup / "audio", setup / "poisoned2", threads=1, cache=setup / "cache")

@@ -57,5 +57,6 @@ def export(run_folder: str, output: str, about: tuple[str, ...]) -> None:
     notes = {**load_about(run_folder), **dict(item.partition("=")[::2] for item in about)}
     parity = write(load_model(run_folder), output, notes)
     click.echo(
-        f"{output}: codes equal {parity.codes_equal:.2%}, samples within {parity.samples_error:.1e}, states within {parity.states_error:.1e}"
+        f"{output}: as torch computes it; codes equal {parity.codes_equal:.2%}, "
+        f"samples within {parity.samples_error:.1e}, states within {parity.states_error:.1e}"
     )

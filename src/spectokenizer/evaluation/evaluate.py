@@ -22,7 +22,6 @@ import functools
 import math
 import os
 import re
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -105,14 +104,17 @@ class CodecSystem:
         return Processed(codec.decode(codes), codes.array.size * codec.info.bits_per_code, codes.array)
 
 
-def codec_systems(model: str | Path = "mini", bitrates: Sequence[int] | None = None) -> list[CodecSystem]:
-    """One system per bitrate (bits/s; all of the model's by default). Raises ModelError, BitrateError."""
+def codec_systems(model: str | Path = "mini", bitrates: Sequence[int] | None = None, name: str | None = None) -> list[CodecSystem]:
+    """One system per bitrate (bits/s; all of the model's by default), under the model's name or another.
+
+    Raises ModelError, BitrateError.
+    """
     codec = _codec(str(model))
     info = codec.info
     chosen = info.bitrates if bitrates is None else bitrates
     for bitrate in chosen:
         codec.codebooks_for(bitrate)
-    return [CodecSystem(str(model), int(b), info.name, info.model_hash, info.codebook_size) for b in chosen]
+    return [CodecSystem(str(model), int(b), name or info.name, info.model_hash, info.codebook_size) for b in chosen]
 
 
 def find_clips(data: str | Path, limit: int | None = None) -> list[Clip]:
@@ -128,7 +130,8 @@ def find_clips(data: str | Path, limit: int | None = None) -> list[Clip]:
     if limit is not None:
         if limit < 1:
             raise ConfigError(f"limit is {limit}; give at least 1 clip")
-        paths = [paths[i * len(paths) // limit] for i in range(min(limit, len(paths)))] if limit < len(paths) else paths
+        count = min(limit, len(paths))
+        paths = [paths[i * len(paths) // count] for i in range(count)]
     return [Clip((p.relative_to(root) if p.is_relative_to(root) else p).as_posix(), p) for p in paths]
 
 
@@ -288,29 +291,13 @@ def _single_threaded_children() -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextlib.contextmanager
-def _torch_on_one_thread() -> Iterator[None]:
-    """The metrics' nets are small: on a busy machine their threads, waiting for each other, made them 3 to 30 times slower."""
-    torch = sys.modules.get("torch")  # a metric that needs it has imported it by now
-    if torch is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _results(
     jobs: list[Job], systems: Sequence[System], names: Sequence[str], codes: Path, workers: int
 ) -> Generator[Row | Failure, None, None]:
     """Results as they come: here, one after another, or from a pool of fresh processes."""
     if workers <= 1:
-        with _torch_on_one_thread():
-            for clip, index in jobs:
-                yield measure(clip, systems[index], names, codes)
+        for clip, index in jobs:
+            yield measure(clip, systems[index], names, codes)
         return
     with _single_threaded_children():
         pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (systems, names, codes))

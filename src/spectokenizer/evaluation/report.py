@@ -273,6 +273,8 @@ def _codebooks(out: Path, run: dict[str, Any], rows: list[Row]) -> str:
             f"An ideal entropy coder of single codes would need {bits:.1f} of {len(usage) * math.log2(size):.0f} bits per frame"
             + (f", {bits * codes.shape[1] / seconds / 1000:.2f} kbps." if seconds else ".")
         )
+        if codes.shape[1] < 20 * size:
+            text += " **Too few frames for that**: below some 20 per code, utilisation and entropy come out low."
         body = [
             [str(k), f"{100 * book.utilisation:.1f}", f"{book.perplexity:.0f}", f"{book.entropy:.2f}"] for k, book in enumerate(usage, 1)
         ]
@@ -331,7 +333,8 @@ def draw_curves(path: Path, summary: dict[Key, dict[str, Estimate]], columns: Se
             if name == ORIGINAL and column.absolute and e[column.name].clips:
                 panel.axhline(e[column.name].mean, color="grey", linestyle="--", linewidth=1, label=ORIGINAL)
         panel.set_title(f"{column.label} ({column.better} is better)", fontsize=10)
-        panel.set_xscale("log")
+        if rates[0] > 0:
+            panel.set_xscale("log")
         panel.set_xticks(ticks, [f"{rate:g}" for rate in ticks], fontsize=8)
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_minor_formatter(NullFormatter())

@@ -6,7 +6,8 @@
     decoder_chunk   codes [B, K, T], states → audio [B, T·frame_size], states
 
 The graphs are written layer by layer from the trained weights rather than traced: no example freezes an axis, no trace is
-left in the file, and step and chunk do the same arithmetic, bit for bit. Parity with torch is checked at the end of `export`.
+left in the file, and step and chunk graphs do the same arithmetic, so that
+codes agree bit for bit. Parity with torch is checked at the end of `export`.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ def tables(g: Graph, quantizer: ResidualVQ) -> str:
 
 def quantize(g: Graph, quantizer: ResidualVQ, z: str) -> str:
     """Latents [T, B, 1, D] to codes [B, K, T]: per stage project, score −‖u − c‖²/2, take the best, subtract it."""
-    num, size, dim = quantizer.codebooks.shape
+    num, size, _ = quantizer.codebooks.shape
     residual, codes = g.reshape(z, [-1, quantizer.project_in.shape[1]]), []
     for k in range(num):
         codebook = g.slice(tables(g, quantizer), k * size, (k + 1) * size, 0)  # folded when loaded

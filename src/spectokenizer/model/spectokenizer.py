@@ -66,6 +66,11 @@ class SpecTokenizer(nn.Module):
         self.quantizer = ResidualVQ(config.latent_dim, config.num_codebooks, config.codebook_size, config.codebook_dim)
         self.decoder = decoder(config)
 
+    def freeze_encoder(self, frozen: bool = True) -> None:
+        """Keep encoder and quantiser, and so every code, as they are while the decoder goes on learning."""
+        self.encoder.requires_grad_(not frozen)
+        self.quantizer.requires_grad_(not frozen)
+
     def encode(self, audio: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Audio [B, T·frame_size] to codes [B, K, T]."""
         z, state = self.encoder(audio, state or self.encoder.initial_state(len(audio)))

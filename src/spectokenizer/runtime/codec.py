@@ -109,8 +109,9 @@ class Codec:
                     f"codes of model '{codes.model}' ({codes.model_hash}) cannot be decoded by '{info.name}' ({info.model_hash})"
                 )
             num_samples = codes.num_samples if num_samples is None else num_samples
+            codes = codes.array
         decoder = self.decoder()
-        audio = decoder.push(np.asarray(codes))[info.delay_samples :]
+        audio = decoder.push(codes)[info.delay_samples :]
         if num_samples is None:
             return audio
         if not 0 <= num_samples <= len(audio):

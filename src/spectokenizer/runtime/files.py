@@ -222,7 +222,7 @@ class _AudioSink:
         self.num_samples += len(samples)
         if self._file is not None:
             try:
-                self._file.write(np.clip(samples, -1, 1))
+                self._file.write(to_int16(samples) if self._file.subtype == "PCM_16" else np.clip(samples, -1, 1))
             except soundfile.LibsndfileError as error:
                 raise AudioError(f"{self._sink}: cannot be written; is the disk full? ({error.error_string})") from error
         elif self._pipe is not None:

@@ -11,6 +11,8 @@ from typing import Any
 from ..config import PRESETS, CodecConfig
 from ..errors import ConfigError
 
+LOSSES = ("waveform", "complex", "magnitude", "mel", "commitment", "adversarial", "feature")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -21,7 +23,13 @@ class Stage:
     quantize: bool
     lr: float
     lr_end: float
-    losses: dict[str, float]  # weight by name: complex, magnitude, mel, commitment
+    losses: dict[str, float]  # weights by name, of those in LOSSES
+    freeze_encoder: bool = False  # encoder and quantiser stay as they are, and with them every code
+    lr_discriminator: float = 1e-4  # used when `adversarial` or `feature` has a weight
+
+    @property
+    def adversarial(self) -> bool:
+        return bool(self.losses.get("adversarial") or self.losses.get("feature"))
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,10 @@ class TrainConfig:
     seed: int = 0
     warmup_steps: int = 100  # after the start of each stage
     gradient_clip: float = 1.0
+    balance: bool = False  # weights are shares of the gradient (EnCodec's balancer) rather than factors
+    discriminator_width: float = 1.0  # of the published discriminators
+    mpd: bool = True
+    mbms_stft: bool = True
     weight_decay: float = 0.0
     muon: bool = True  # for the matrices; AdamW for the rest
     ema_decay: float = 0.999
@@ -52,6 +64,12 @@ class TrainConfig:
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
+
+    @property
+    def first_quantized_step(self) -> int:
+        """Where the codebooks are initialised."""
+        before = [not stage.quantize for stage in self.stages]
+        return sum(stage.steps for stage in self.stages[: before.index(False)]) if False in before else self.steps
 
     def stage_at(self, step: int) -> tuple[Stage, int]:
         """The stage that step belongs to and the step's number in it."""
@@ -87,12 +105,11 @@ class TrainConfig:
             built = cls(codec=config, stages=tuple(Stage(**stage) for stage in stages), raw=raw, **values)
         except TypeError as error:
             raise ConfigError(f"training file: {error}") from error
-        known = {"waveform", "complex", "magnitude", "mel", "commitment"}
         for stage in built.stages:
-            unknown = sorted(set(stage.losses) - known)
+            unknown = sorted(set(stage.losses) - set(LOSSES))
             if unknown or stage.steps < 1 or stage.lr <= 0 or stage.lr_end <= 0:
                 raise ConfigError(
-                    f"stage '{stage.name}': needs steps ≥ 1, positive learning rates and losses out of {sorted(known)}"
+                    f"stage '{stage.name}': needs steps ≥ 1, positive learning rates and losses out of {list(LOSSES)}"
                     + (f"; unknown {unknown}" if unknown else "")
                 )
         if built.segment_length < built.codec.frame_size or built.batch_size < 1:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..model.discriminators import Features
+
 RESOLUTIONS = ((320, 160), (512, 128), (1024, 256))  # (window, hop)
 MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  # (window, bands), hop = window/4
 MEL_FLOOR = 3e-5  # mean magnitude of a band, -90 dB of full scale: below it nothing is heard
@@ -94,3 +96,20 @@ def si_sdr(x: Tensor, y: Tensor) -> Tensor:
     x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
     target = (x * y).sum(1, keepdim=True) / x.square().sum(1, keepdim=True).clamp(min=1e-8) * x
     return 10 * torch.log10(target.square().sum(1).clamp(min=1e-8) / (y - target).square().sum(1).clamp(min=1e-8))
+
+
+def discriminator(real: Features, fake: Features) -> Tensor:
+    """Least squares: verdicts towards 1 for real and 0 for fake audio, mean over the discriminators."""
+    terms = [(1 - r[-1]).square().mean() + f[-1].square().mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(terms).mean()
+
+
+def adversarial(real: Features, fake: Features) -> dict[str, Tensor]:
+    """Eq. (5)'s L_adv and L_feat for the codec: verdicts on its output towards 1, features towards those of the original."""
+    verdicts = [(1 - f[-1]).square().mean() for f in fake]
+    distances = [
+        (a - b.detach()).abs().mean() / b.detach().abs().mean().clamp(min=1e-4)
+        for f, r in zip(fake, real, strict=True)
+        for a, b in zip(f[:-1], r[:-1], strict=True)
+    ]
+    return {"adversarial": torch.stack(verdicts).mean(), "feature": torch.stack(distances).mean()}

@@ -25,9 +25,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import ConfigError, SpecTokenizerError
 from ..model import kernels
+from ..model.discriminators import Discriminators
 from ..model.spectokenizer import SpecTokenizer, build
 from . import checkpoint, data, losses
+from .balancer import Balancer
 from .config import Stage, TrainConfig
+
+MAX_ROLLBACKS = 3
 
 
 class TrainingError(SpecTokenizerError):
@@ -41,8 +45,12 @@ class State:
     model: Any  # SpecTokenizer as wrapped by Fabric
     averaged: AveragedModel
     optimizers: list[Any]
+    balancer: Balancer
+    discriminators: Any = None  # made when the first adversarial stage begins
+    discriminator_optimizer: Any = None
     step: int = 0
     seconds: float = 0.0  # of audio seen, over all processes
+    rollbacks: int = 0  # how often a loss that was no number sent the run back to its last saved state
 
     def save(self, run: Path, config: TrainConfig) -> None:
         checkpoint.save_state(
@@ -51,8 +59,12 @@ class State:
                 "model": _plain(self.model).state_dict(),
                 "averaged": self.averaged.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "balancer": self.balancer.state_dict(),
+                "discriminators": self.discriminators and _plain(self.discriminators, Discriminators).state_dict(),
+                "discriminator_optimizer": self.discriminator_optimizer and self.discriminator_optimizer.state_dict(),
                 "step": self.step,
                 "seconds": self.seconds,
+                "rollbacks": self.rollbacks,
             },
         )
         about = {"steps": self.step, "audio_seconds": round(self.seconds), "recipe": config.to_dict()}
@@ -63,7 +75,22 @@ class State:
         self.averaged.load_state_dict(saved["averaged"])
         for optimizer, values in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(values)
-        self.step, self.seconds = saved["step"], saved["seconds"]
+        self.balancer.load_state_dict(saved.get("balancer", self.balancer.state_dict()))
+        self.step, self.seconds, self.rollbacks = saved["step"], saved["seconds"], saved.get("rollbacks", 0)
+        if self.discriminators is not None and saved.get("discriminators"):
+            self._load_discriminators(saved)
+
+    def add_discriminators(self, fabric: Fabric, config: TrainConfig, saved: dict[str, Any] | None) -> None:
+        """The second player of the adversarial stages, as it was saved when it was."""
+        module = Discriminators(config.discriminator_width, config.mpd, config.mbms_stft)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1.0, betas=(0.8, 0.99))
+        self.discriminators, self.discriminator_optimizer = fabric.setup(module, optimizer)
+        if saved and saved.get("discriminators"):
+            self._load_discriminators(saved)
+
+    def _load_discriminators(self, saved: dict[str, Any]) -> None:
+        _plain(self.discriminators, Discriminators).load_state_dict(saved["discriminators"])
+        self.discriminator_optimizer.load_state_dict(saved["discriminator_optimizer"])
 
 
 def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -110,6 +137,31 @@ def compute_losses(
     if quantized is not None:
         values["commitment"] = quantized.commitment
     return values, y, None if quantized is None else quantized.codes
+
+
+def train_discriminators(fabric: Fabric, state: State, real: Tensor, fake: Tensor, lr: float, clip: float) -> Tensor:
+    """One step of the second player; returns its loss."""
+    features = state.discriminators(torch.cat([real, fake.detach()]))  # one pass: DDP wants one per backward
+    halves = [[[f.chunk(2)[i] for f in member] for member in features] for i in (0, 1)]
+    loss = losses.discriminator(*halves)
+    fabric.backward(loss)
+    torch.nn.utils.clip_grad_norm_(state.discriminators.parameters(), 10 * clip)
+    for group in state.discriminator_optimizer.param_groups:
+        group["lr"] = lr
+    state.discriminator_optimizer.step()
+    state.discriminator_optimizer.zero_grad()
+    return loss.detach()
+
+
+def judge(discriminators: Any, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """`adversarial` and `feature` losses of the codec's output; nothing is learned by the judges here."""
+    module = _plain(discriminators, Discriminators)
+    module.requires_grad_(False)
+    with torch.no_grad():
+        wanted = module(real)
+    values = losses.adversarial(wanted, module(fake))
+    module.requires_grad_(True)
+    return values
 
 
 def weighted(values: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -202,7 +254,7 @@ def run(
     averaged = AveragedModel(model, multi_avg_fn=exponential_average(config.ema_decay)).to(fabric.device)
     optimizers = make_optimizers(model, config)
     wrapped, *wrapped_optimizers = fabric.setup(model, *optimizers)
-    state = State(wrapped, averaged, list(wrapped_optimizers))
+    state = State(wrapped, averaged, list(wrapped_optimizers), Balancer())
     saved = checkpoint.load_state(out)
     if saved is not None:
         try:
@@ -217,7 +269,7 @@ def run(
     if main:
         _forget_after(out / "metrics.jsonl", state.step)
     writer = SummaryWriter(out, purge_step=state.step) if main else None
-    metrics = open(out / "metrics.jsonl", "a", encoding="utf-8", buffering=1) if main else None
+    metrics = (out / "metrics.jsonl").open("a", encoding="utf-8", buffering=1) if main else None
 
     def log(kind: str, values: dict[str, float]) -> None:
         if writer and metrics:
@@ -241,19 +293,33 @@ def run(
         task = bar.add_task("training", total=total, completed=state.step, status="")
         while state.step < total and not stop[0]:
             stage, stage_step = config.stage_at(state.step)
-            rng = np.random.default_rng([config.seed, rank, state.step])
+            rng = np.random.default_rng([config.seed, rank, state.step, state.rollbacks])
             torch.manual_seed(config.seed + state.step)  # a resumed run draws what an uninterrupted one would have drawn
-            if stage.quantize and stage_step == 0:
+            if state.step == config.first_quantized_step:
                 _initialize_codebooks(fabric, state, clips, config, rng)
+            if stage.freeze_encoder and stage_step == 0:  # what is frozen are the averaged weights, those that are exported
+                _plain(state.model).load_state_dict(state.averaged.module.state_dict())
             segments = data.set_level(clips.batch(config.batch_size, config.segment_length, rng), rng)
             x = torch.from_numpy(segments).to(fabric.device)
             active = torch.from_numpy(draw_active(config, rng)).to(fabric.device)
             generator = torch.Generator().manual_seed(state.step)  # the same on every rank: they meet at the same losses
 
-            values, y, codes = compute_losses(state.model, x, stage, active, stage.quantize, generator, c.sample_rate)
-            loss = weighted(values, stage.losses)
-            if not torch.isfinite(loss):
-                raise TrainingError(f"the loss is {float(loss)} at step {state.step}; lower the learning rate of stage '{stage.name}'")
+            _plain(state.model).freeze_encoder(stage.freeze_encoder)
+            update = stage.quantize and not stage.freeze_encoder
+            values, y, codes = compute_losses(state.model, x, stage, active, update, generator, c.sample_rate)
+            logged_only = {}
+            if stage.adversarial:
+                if state.discriminators is None:
+                    state.add_discriminators(fabric, config, saved)
+                target = x[:, : y.shape[1]]
+                lr = learning_rate(stage, stage_step, config.warmup_steps) * stage.lr_discriminator / stage.lr
+                logged_only["discriminator"] = train_discriminators(fabric, state, target, y, lr, config.gradient_clip)
+                values |= judge(state.discriminators, target, y)
+            loss = state.balancer(values, stage.losses, y) if config.balance else weighted(values, stage.losses)
+            if not _all_finite(fabric, loss):
+                _roll_back(state, out, stage)
+                sums, seen = {}, []
+                continue
             quality = losses.si_sdr(x[:, : y.shape[1]], y.detach()).mean()
             fabric.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.gradient_clip)
@@ -266,7 +332,7 @@ def run(
             state.step += 1
             state.seconds += x.shape[0] * x.shape[1] / c.sample_rate * fabric.world_size
 
-            for key, value in {**values, "loss": loss, "gradient_norm": norm, "si_sdr": quality}.items():
+            for key, value in {**values, **logged_only, "loss": loss, "gradient_norm": norm, "si_sdr": quality}.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
             if codes is not None:
                 seen.append(codes)
@@ -302,6 +368,23 @@ def run(
     console.print(f"step {state.step} of {config.steps}, {state.seconds / 3600:.1f} h of audio seen; saved in {out}")
 
 
+def _all_finite(fabric: Fabric, loss: Tensor) -> bool:
+    """Whether the loss is a number on every process: they must agree on what happens next."""
+    return bool(fabric.all_reduce(torch.isfinite(loss.detach()).float(), reduce_op="sum") == fabric.world_size)
+
+
+def _roll_back(state: State, out: Path, stage: Stage) -> None:
+    """Back to the last saved state, to go on with other batches; not for ever."""
+    saved, tried = checkpoint.load_state(out), state.rollbacks
+    if saved is None or tried >= MAX_ROLLBACKS:
+        raise TrainingError(
+            f"the loss is no number at step {state.step}, after {tried} returns to an earlier state; "
+            f"lower the learning rate of stage '{stage.name}'"
+        )
+    state.load(saved)
+    state.rollbacks = tried + 1
+
+
 def _forget_after(metrics: Path, step: int) -> None:
     """Drop what a killed run logged after its last saved state: those steps come again."""
     if metrics.exists():
@@ -310,9 +393,9 @@ def _forget_after(metrics: Path, step: int) -> None:
         checkpoint.replace(metrics, lambda part: part.write_text("".join(kept), encoding="utf-8"))
 
 
-def _plain(model: Any) -> SpecTokenizer:
+def _plain(model: Any, kind: type = SpecTokenizer) -> Any:
     """The module inside Fabric's (and DDP's) wrappers."""
-    while not isinstance(model, SpecTokenizer):
+    while not isinstance(model, kind):
         model = model.module
     return model
 

@@ -1,0 +1,89 @@
+"""The second player: published shapes, losses with known values, a stage that trains, freezes and resumes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning_fabric")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from spectokenizer.model.discriminators import PERIODS, Discriminators, PeriodDiscriminator  # noqa: E402
+from spectokenizer.training import losses  # noqa: E402
+from spectokenizer.training.balancer import Balancer  # noqa: E402
+
+from .test_train import RECIPE, finish, setup, start  # noqa: E402, F401
+
+STAGE = """
+[[stage]]
+name = "adversarial"
+steps = 3
+quantize = true
+freeze_encoder = true
+lr = 1e-3
+lr_end = 1e-3
+losses = { complex = 1.0, mel = 1.0, adversarial = 1.0, feature = 2.0 }
+"""
+
+
+def test_published_structure():
+    """Channel widths and strides of HiFi-GAN's MPD: five convolutions, 1024 wide at the end, time divided by 81."""
+    d = PeriodDiscriminator(2)
+    features = d(torch.randn(1, 16200))
+    assert [f.shape[1] for f in features] == [32, 128, 512, 1024, 1024, 1]
+    assert features[-1].shape[2:] == (8100 // 81, 2)
+    assert sum(p.numel() for p in Discriminators().parameters()) == pytest.approx(42.5e6, rel=0.01)
+
+
+@pytest.mark.parametrize("length", [8000, 8001, 15840])
+def test_shapes_for_any_length(length):
+    features = Discriminators(width=0.05)(torch.randn(2, length))
+    assert len(features) == len(PERIODS) + 3
+    assert all(len(f) == 6 for f in features[: len(PERIODS)])
+    assert all(len(f) == 5 * 5 + 1 for f in features[len(PERIODS) :])
+    assert all(torch.isfinite(f).all() and f.shape[0] == 2 for member in features for f in member)
+
+
+def test_switches():
+    assert len(Discriminators(0.05, mpd=False).members) == 3
+    assert len(Discriminators(0.05, mbms_stft=False).members) == 5
+
+
+def test_least_squares_values():
+    ones, zeros = [[torch.ones(2, 3), torch.ones(2, 1)]], [[torch.ones(2, 3), torch.zeros(2, 1)]]
+    assert float(losses.discriminator(ones, zeros)) == 0
+    assert float(losses.discriminator(zeros, ones)) == 2
+    assert {k: float(v) for k, v in losses.adversarial(ones, zeros).items()} == {"adversarial": 1.0, "feature": 0.0}
+
+
+def test_balancer_makes_weights_shares_of_the_gradient():
+    y = torch.randn(3, 50, requires_grad=True)
+    other = torch.ones((), requires_grad=True)
+    values = {"loud": 1000 * y.sum(), "quiet": 1e-3 * (y * torch.linspace(-1, 1, 50)).sum(), "apart": 2 * other}
+    Balancer()(values, {"loud": 1.0, "quiet": 3.0, "apart": 0.5}, y).backward()
+    loud, ramp = torch.ones(50) / 50**0.5, torch.linspace(-1, 1, 50)
+    torch.testing.assert_close(y.grad, (0.25 * loud + 0.75 * ramp / ramp.norm()).expand(3, 50))
+    assert float(other.grad) == 1.0
+
+
+def test_adversarial_stage_keeps_every_code(setup):  # noqa: F811
+    recipe = "discriminator_width = 0.02\nbalance = true\n" + RECIPE + STAGE
+    (setup / "tiny.toml").write_text(recipe)
+    try:
+        finish(start(setup, "gan", "--max-steps", "12"))
+        before = load_file(setup / "gan" / "weights.safetensors")
+        finish(start(setup, "gan", "--max-steps", "13"))
+        finish(start(setup, "gan"))
+    finally:
+        (setup / "tiny.toml").write_text(RECIPE)
+    state = torch.load(setup / "gan" / "state.pt", weights_only=True)
+    assert state["step"] == 15
+    assert state["discriminators"]
+    after = load_file(setup / "gan" / "weights.safetensors")
+    assert torch.equal(after["quantizer.codebooks"], before["quantizer.codebooks"])
+    assert any(not torch.equal(after[name], before[name]) for name in after if name.startswith("decoder."))
+    lines = [json.loads(line) for line in (setup / "gan" / "metrics.jsonl").read_text().splitlines()]
+    assert {"discriminator", "adversarial", "feature"} <= set(next(x for x in lines if x["step"] == 14 and x["kind"] == "train"))
