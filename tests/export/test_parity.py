@@ -41,7 +41,7 @@ def test_the_export_s_own_check(tiny_model: Any, tiny_folder: Path) -> None:
         assert parity.samples_error < 1e-4
 
 
-@pytest.mark.parametrize(("batch", "frames"), [(1, 1), (3, 1), (1, 9), (4, 70)])
+@pytest.mark.parametrize(("batch", "frames"), [(1, 1), (3, 1), (1, 9), (2, 51)])
 def test_runtime_equals_torch_from_a_state_mid_stream(tiny_model: Any, network: Network, batch: int, frames: int) -> None:
     config, rng = tiny_model.config, np.random.default_rng(batch)
     audio = (0.1 * rng.standard_normal((batch, (5 + frames) * config.frame_size))).astype(np.float32)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
+import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -10,6 +13,24 @@ pytest.importorskip("rich")
 
 from spectokenizer.errors import ConfigError
 from spectokenizer.training import data
+
+
+def write_tar(path, members):
+    """A tar file of (name, bytes or None for a link) in the order given."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            if content is None:
+                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+                tar.addfile(member)
+            else:
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def same(a, b):
+    np.testing.assert_array_equal(a.samples, b.samples)
+    np.testing.assert_array_equal(a.starts, b.starts)
 
 
 @pytest.fixture
@@ -43,6 +64,120 @@ def test_manifests(folder, tmp_path):
     manifest.write_text('{"file": "audio/a.wav"}')
     with pytest.raises(ConfigError, match="line 1"):
         data.find_audio(manifest)
+    for wrong in (b'{"path": 3}', b"\xff\xfe\x00"):
+        manifest.write_bytes(wrong)
+        with pytest.raises(ConfigError, match="jsonl"):
+            data.find_audio(manifest)
+
+
+def test_parquet(folder, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    manifest = tmp_path / "list.parquet"
+    paths = ["audio/a.wav", "audio/broken.wav", "audio/deep/b.flac", "audio/short.wav"]
+    parquet.write_table(pyarrow.table({"path": paths, "speaker": [1, 2, 3, 4]}), manifest)
+    same(data.Clips.open(manifest, 16000, tmp_path / "one"), data.Clips.open(folder, 16000, tmp_path / "two"))
+    for table, message in [({"file": paths}, 'no column "path"'), ({"path": ["a.wav", None]}, "row 2"), ({"path": [1]}, "row 1")]:
+        parquet.write_table(pyarrow.table(table), manifest)
+        with pytest.raises(ConfigError, match=message):
+            data.find(manifest)
+    manifest.write_bytes(b"PAR1 nothing")
+    with pytest.raises(ConfigError, match="not a Parquet file"):
+        data.find(manifest)
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    (tmp_path / "list.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match="pip install pyarrow"):
+        data.find(tmp_path / "list.parquet")
+
+
+def test_tar_shards_hold_the_same_clips(folder, tmp_path):
+    """Cut into two shards in the folder's order, named by folder, pattern, braces, manifest: always the same clips."""
+    read = [(p.relative_to(folder).as_posix(), p.read_bytes()) for p in data.find(folder)]
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    write_tar(shards / "s-00.tar", [*read[:2], ("a.txt", b"what a says")])
+    write_tar(shards / "s-01.tar", [("s", None), *read[2:], ("s.json", b"{}")])
+    (tmp_path / "list.txt").write_text("shards/s-00.tar\nshards/s-01.tar")
+    plain = data.Clips.open(folder, 16000, tmp_path / "plain")
+    for source in (shards, shards / "*.tar", shards / "s-{00..01}.tar", shards / "s-0{0,1}.tar", tmp_path / "list.txt"):
+        assert data.find(source) == [shards / "s-00.tar", shards / "s-01.tar"]
+        same(data.Clips.open(source, 16000, tmp_path / "cache"), plain)
+    assert len(list((tmp_path / "cache").glob("*.i16"))) == 1
+    (shards / "loose.wav").write_bytes(read[0][1])
+    assert len(data.Clips.open(shards, 16000, tmp_path / "cache")) == 4
+    write_tar(shards / "s-01.tar", read[2:3])
+    assert len(data.Clips.open(shards / "*.tar", 16000, tmp_path / "cache")) < len(plain)
+    with pytest.raises(ConfigError, match="tar shards alone"):
+        data.find_audio(tmp_path / "list.txt")
+
+
+def test_hostile_members_are_named_skipped_and_harmless(folder, tmp_path, capsys):
+    good = (folder / "a.wav").read_bytes()
+    names = ["../../escaped.wav", "/escaped.wav", "C:\\x.wav", "[/red].wav", "\x1b[2J\udcff.wav", "d/" * 100 + "x.WAV"]
+    shard = tmp_path / "shard.tar"
+    write_tar(shard, [(name, good) for name in names] + [(name, b"no") for name in names] + [("link.wav", None), ("last.wav", good)])
+    before = set(tmp_path.rglob("*"))
+    clips = data.Clips.open(shard, 16000, tmp_path / "cache")
+    assert len(clips) == len(names) + 1
+    printed = capsys.readouterr().out
+    assert printed.count("skipped") == len(names)
+    assert "[/red].wav" in printed
+    assert "\x1b[2J" not in printed
+    assert {p.suffix for p in set(tmp_path.rglob("*")) - before} == {"", ".json", ".i16"}
+
+
+@pytest.mark.parametrize("damage", ["cut in data", "cut in header", "garbage header", "sparse", "no tar", "missing"])
+def test_broken_shards_give_what_is_left(folder, tmp_path, capsys, damage):
+    good = (folder / "a.wav").read_bytes()
+    (tmp_path / "shards").mkdir()
+    shard = tmp_path / "shards" / "0.tar"
+    write_tar(shard, [("1.wav", good), ("2.wav", good)])
+    whole, second = shard.read_bytes(), 512 + -(-len(good) // 512) * 512
+    huge = tarfile.TarInfo("huge.wav")
+    huge.size, huge.pax_headers = 0, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(10**13)}
+    write_tar(tmp_path / "other.tar", [("3.wav", good)])
+    content = {
+        "cut in data": whole[: second + 1000],
+        "cut in header": whole[: second + 100],
+        "garbage header": whole[:second] + b"?" * 512 + whole[second + 512 :],
+        "sparse": whole[:second] + huge.tobuf(tarfile.PAX_FORMAT) + whole[second:],
+        "no tar": b"?" * 5000,
+        "missing": None,
+    }[damage]
+    if content is None:
+        shard.unlink()
+    else:
+        shard.write_bytes(content)
+    clips = data.Clips.open(str(tmp_path / "{shards/0,other}.tar"), 16000, tmp_path / "cache")
+    assert len(clips) == (1 if damage in ("no tar", "missing") else 2)
+    printed = "".join(capsys.readouterr().out.split())
+    assert "skipped" in printed
+    assert "0.tar:thetarfilecannotberead" in printed
+
+
+def test_decoding_keeps_few_clips_in_memory():
+    """Items are taken as results are asked for, and results come in order."""
+    taken = []
+    with data.ThreadPoolExecutor(2) as pool:
+        results = data._ordered(pool, lambda i: -i, (taken.append(i) or i for i in range(1000)))
+        assert [next(results) for _ in range(3)] == [0, -1, -2]
+        assert len(taken) <= data.AHEAD + 4
+        results.close()
+
+
+def test_formats_in_a_tar(tmp_path):
+    samples = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    members = []
+    for suffix, kind in {"wav": "WAV", "flac": "FLAC", "ogg": "OGG", "mp3": "MP3", "aiff": "AIFF", "w64": "W64", "caf": "CAF"}.items():
+        file = io.BytesIO()
+        soundfile.write(file, samples, 16000, format=kind)
+        members.append((f"clip.{suffix}", file.getvalue()))
+    write_tar(tmp_path / "all.tar", members)
+    assert len(data.Clips.open(tmp_path / "all.tar", 16000, tmp_path / "cache")) == len(members)
 
 
 def test_nothing_found(tmp_path):
@@ -50,6 +185,8 @@ def test_nothing_found(tmp_path):
         data.find_audio(tmp_path)
     with pytest.raises(ConfigError, match="neither"):
         data.find_audio(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="no audio found"):
+        data.find(tmp_path / "*.tar")
 
 
 def test_batches_are_a_function_of_the_seed(folder, tmp_path):
@@ -72,14 +209,3 @@ def test_split_is_disjoint_and_covers(tmp_path):
     rest, held = clips.split(0.05)
     assert (len(rest), len(held)) == (95, 5)
     assert sorted([*rest.starts, *held.starts]) == list(clips.starts)
-
-
-def test_level():
-    rng = np.random.default_rng(0)
-    segments = np.stack([0.5 * rng.standard_normal(8000), np.zeros(8000), 1e-3 * rng.standard_normal(8000)]).astype(np.float32)
-    out = data.set_level(segments, rng)
-    rms = 20 * np.log10(np.sqrt((out[[0, 2]] ** 2).mean(1)))
-    assert (rms > -33).all()
-    assert (rms < -13.9).all()
-    assert np.abs(out).max() <= 1
-    assert not out[1].any()

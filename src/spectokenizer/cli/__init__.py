@@ -18,6 +18,7 @@ COMMANDS = {  # command: (module, one line of help)
     "train": ("research", "Train a model."),
     "export": ("research", "A trained model to ONNX graphs for the runtime."),
     "evaluate": ("evaluate", "Quality against bitrate on a folder of speech."),
+    "compare": ("compare", "The same beside Opus, Codec2, Lyra and other codecs."),
 }
 
 

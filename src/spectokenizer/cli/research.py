@@ -17,9 +17,10 @@ def _need_torch() -> None:
 
 @click.command()
 @click.option("--config", "config_file", required=True, type=click.Path(), help="TOML file; see configs/.")
-@click.option("--data", required=True, type=click.Path(), help="Folder or manifest of audio, any format and rate.")
+@click.option("--data", required=True, type=click.Path(), help="Folder, manifest or tar shards of audio, any format and rate.")
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run; goes on where it stopped.")
-@click.option("--validation", type=click.Path(), help="Held-out folder or manifest; else a share of the data.")
+@click.option("--validation", type=click.Path(), help="Held-out audio, given like --data; else a share of it.")
+@click.option("--noise", type=click.Path(), help="Noise to augment with, given like --data; else it is made.")
 @click.option("--devices", default=1, show_default=True, help="Processes, one per core or GPU.")
 @click.option("--threads", type=int, help="CPU threads per process; default: all cores, shared out.")
 @click.option("--cache", type=click.Path(), help="Where decoded audio is kept; default: the user's cache folder.")
@@ -29,6 +30,7 @@ def train(
     data: str,
     out: str,
     validation: str | None,
+    noise: str | None,
     devices: int,
     threads: int | None,
     cache: str | None,
@@ -41,7 +43,8 @@ def train(
     from ..training.config import TrainConfig
     from ..training.train import run
 
-    run(TrainConfig.load(config_file), data, out, validation, devices, threads, Path(cache) if cache else None, max_steps)
+    folder = Path(cache) if cache else None
+    run(TrainConfig.load(config_file), data, out, validation, devices, threads, folder, max_steps, noise)
 
 
 @click.command()

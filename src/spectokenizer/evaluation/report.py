@@ -165,10 +165,10 @@ def write(out: str | Path, failures: Sequence[dict[str, Any]] = ()) -> Path:
         _overview(rows, run, summary),
         *(_quality(title, [c for c in columns if c.group == group], summary) for group, title in GROUPS.items()),
         "## Quality over rate\n\n![Quality over rate](curves.png)" if curves is None else f"No curves were drawn: {curves}.",
-        _alignment(rows, run),
+        alignment(rows, run),
         _codebooks(out, run, rows),
-        _unmeasured(rows, run, failures),
-        _definitions(run),
+        unmeasured(rows, run, failures),
+        definitions(run),
     ]
     path = out / "report.md"
     path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
@@ -227,7 +227,7 @@ def _quality(title: str, columns: list[Column], summary: dict[Key, dict[str, Est
     return f"## {title}\n\n{markdown_table(header, body)}"
 
 
-def _alignment(rows: list[Row], run: dict[str, Any]) -> str:
+def alignment(rows: list[Row], run: dict[str, Any]) -> str:
     """Lags where the correlation can be believed (0.5 or more), and the change of level."""
     body = []
     for entry in run["systems"].values():
@@ -282,7 +282,7 @@ def _codebooks(out: Path, run: dict[str, Any], rows: list[Row]) -> str:
     return "## Codebooks\n\n" + "\n\n".join(parts) if parts else ""
 
 
-def _unmeasured(rows: list[Row], run: dict[str, Any], failures: Sequence[dict[str, Any]]) -> str:
+def unmeasured(rows: list[Row], run: dict[str, Any], failures: Sequence[dict[str, Any]]) -> str:
     lines = [f"- {name}: absent, {reason}" for name, reason in run["absent"].items()]
     notes = Counter((row["system"], note) for row in rows for note in row["notes"].split("; ") if note)
     lines += [f"- {system}: {note} ({count} clips)" for (system, note), count in sorted(notes.items())]
@@ -290,7 +290,7 @@ def _unmeasured(rows: list[Row], run: dict[str, Any], failures: Sequence[dict[st
     return "## Not measured\n\n" + "\n".join(lines) if lines else ""
 
 
-def _definitions(run: dict[str, Any]) -> str:
+def definitions(run: dict[str, Any]) -> str:
     lines = [
         f"- **{', '.join(c.label for c in METRICS[n].columns)}**: {METRICS[n].definition}. {v or 'Own code'}."
         for n, v in run["metrics"].items()
@@ -326,7 +326,7 @@ def draw_curves(path: Path, summary: dict[Key, dict[str, Estimate]], columns: Se
         for i, system in enumerate(systems):
             points = sorted((e["kbps"].mean, *e[column.name][:2]) for (name, _), e in summary.items() if name == system)
             x, y, ci = np.array([p for p in points if math.isfinite(p[1])]).reshape(-1, 3).T
-            colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+            colour, marker = PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]  # no two alike up to 49
             panel.plot(x, y, color=colour, marker=marker, markersize=4, label=system)
             panel.fill_between(x, y - np.nan_to_num(ci), y + np.nan_to_num(ci), color=colour, alpha=0.15, linewidth=0)
         for (name, _), e in summary.items():

@@ -6,8 +6,8 @@
     decoder_chunk   codes [B, K, T], states → audio [B, T·frame_size], states
 
 The graphs are written layer by layer from the trained weights rather than traced: no example freezes an axis, no trace is
-left in the file, and step and chunk graphs do the same arithmetic, so that
-codes agree bit for bit. Parity with torch is checked at the end of `export`.
+left in the file, and step and chunk graphs do the same arithmetic, in the same order, so that
+codes and samples agree bit for bit. Parity with torch is checked at the end of `export`.
 """
 
 from __future__ import annotations
@@ -141,13 +141,12 @@ class Layers:
         below = g.pad(g.slice(below, 0, -1, 2), 4, 2, 1, 0)
         above = g.pad(g.slice(above, 1, None, 2), 4, 2, 0, 1)
         now, one, two = g.split(g.op("Add", g.op("Add", here, below), above), [2, 2, 2])
-        total = g.op("Add", g.pad(now, 4, 0, 0, 2), g.pad(one, 4, 0, 1, 1))
-        total = g.op("Add", total, g.pad(two, 4, 0, 2, 0))  # [T + 2, B, bins, 2]
+        past = g.op("Add", g.pad(one, 4, 0, 1, 1), g.pad(two, 4, 0, 2, 0))  # [T + 2, B, bins, 2]
         owed = g.op("Transpose", g.reshape(state, [0, bins, 2, 2]), perm=[2, 0, 1, 3])
-        total = g.op("Concat", g.op("Add", g.slice(total, 0, 2, 0), owed), g.slice(total, 2, None, 0), axis=0)
-        y = g.op("Add", g.slice(total, 0, -2, 0), g.constant(_array(layer.bias)))
+        past = g.op("Concat", g.op("Add", g.slice(past, 0, 2, 0), owed), g.slice(past, 2, None, 0), axis=0)
+        y = g.op("Add", g.op("Add", now, g.slice(past, 0, -2, 0)), g.constant(_array(layer.bias)))
         y = g.reshape(g.op("Transpose", y, perm=[0, 1, 3, 2]), [0, 0, 2 * bins])
-        owed = g.op("Transpose", g.slice(total, -2, None, 0), perm=[1, 2, 0, 3])
+        owed = g.op("Transpose", g.slice(past, -2, None, 0), perm=[1, 2, 0, 3])
         return y, g.reshape(owed, [0, 0, 4])
 
     # -- recurrence ----------------------------------------------------------------------------------------------
@@ -246,7 +245,9 @@ def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
         layers.frames = (1 if layer_name == latent_level else config.time_stride) if step else None
         x, outputs[layer_name] = layers.write(layer, x, inputs[layer_name])
     if side == "encoder":
-        graph.output("codes", quantize(graph, model.quantizer, x), codes_shape, INT64)
+        ones = graph.constant(np.ones((1, config.latent_dim)))
+        z = graph.op("LayerNormalization", x, ones, axis=-2, epsilon=model.norm.eps)
+        graph.output("codes", quantize(graph, model.quantizer, z), codes_shape, INT64)
     else:
         graph.output("audio", x, ["batch", samples])
     for layer_name, shape in states.items():

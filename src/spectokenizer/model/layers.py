@@ -209,9 +209,8 @@ class ComplexConv(nn.Module):
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         below, here, above = (x @ self.kernel()).split(6, -1)  # what each bin adds to the bin above it, itself, the one below
         y = here + F.pad(below, (0, 0, 1, 0))[:, :, :-1] + F.pad(above, (0, 0, 0, 1))[:, :, 1:]  # [T, B, bins, (3, 2)]
-        y = F.pad(y, (0, 0, 0, 0, 0, 0, 0, 2))
-        now = y[..., 0:2]
-        one, two = F.pad(y[:-1, ..., 2:4], (0, 0, 0, 0, 0, 0, 1, 0)), F.pad(y[:-2, ..., 4:6], (0, 0, 0, 0, 0, 0, 2, 0))
+        now, one, two = y.split(2, -1)
         owed = state.unflatten(-1, (2, 2)).permute(2, 0, 1, 3)  # [2, B, bins, 2]
-        total = now + one + two + F.pad(owed, (0, 0, 0, 0, 0, 0, 0, x.shape[0]))
-        return total[:-2] + self.bias, total[-2:].permute(1, 2, 0, 3).flatten(2)
+        past = F.pad(one, (0, 0, 0, 0, 0, 0, 1, 1)) + F.pad(two, (0, 0, 0, 0, 0, 0, 2, 0))  # [T + 2, B, bins, 2]
+        past = torch.cat([past[:2] + owed, past[2:]])
+        return now + past[:-2] + self.bias, past[-2:].permute(1, 2, 0, 3).flatten(2)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import CodecConfig
-from .layers import RNN2D, ComplexConv, Down, Stem, Up
+from .layers import RNN2D, ComplexConv, Down, FLNorm, Stem, Up
 from .quantizer import ResidualVQ
 from .spectrum import Analysis, Synthesis
 
@@ -64,6 +64,7 @@ class SpecTokenizer(nn.Module):
         self.config = config
         self.encoder = encoder(config)
         self.quantizer = ResidualVQ(config.latent_dim, config.num_codebooks, config.codebook_size, config.codebook_dim)
+        self.norm = FLNorm()
         self.decoder = decoder(config)
 
     def freeze_encoder(self, frozen: bool = True) -> None:
@@ -71,9 +72,17 @@ class SpecTokenizer(nn.Module):
         self.encoder.requires_grad_(not frozen)
         self.quantizer.requires_grad_(not frozen)
 
+    def latents(self, audio: Tensor, state: State) -> tuple[Tensor, State]:
+        """Audio [B, T·frame_size] to what is quantised, [T, B, 1, D]: the encoder's output, each frame normalised (eq. 3, 4).
+
+        Nothing else holds the latents' scale: without it they grew a hundredfold in 2 000 steps and outran the codebooks.
+        """
+        z, state = self.encoder(audio, state)
+        return self.norm(z), state
+
     def encode(self, audio: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Audio [B, T·frame_size] to codes [B, K, T]."""
-        z, state = self.encoder(audio, state or self.encoder.initial_state(len(audio)))
+        z, state = self.latents(audio, state or self.encoder.initial_state(len(audio)))
         codes = self.quantizer(z.flatten(0, 2)).codes  # [T·B, K]
         return codes.unflatten(0, z.shape[:2]).permute(1, 2, 0), state
 
@@ -88,7 +97,7 @@ class SpecTokenizer(nn.Module):
 
         `active` [B] is the number of codebooks of each clip. The output is `delay_samples` shorter than the input.
         """
-        z, _ = self.encoder(audio, self.encoder.initial_state(len(audio)))  # [T, B, 1, D]
+        z, _ = self.latents(audio, self.encoder.initial_state(len(audio)))  # [T, B, 1, D]
         quantized = None
         z_q = z
         if quantize:

@@ -33,6 +33,22 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """How probable each augmentation is for a segment, 0 to 1; what they do is in augment.py."""
+
+    gain: float = 1.0
+    band_limit: float = 0.0
+    mu_law: float = 0.0
+    noise: float = 0.0
+    reverberation: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+                raise ConfigError(f"[augment] {name} is {value!r}; give a probability from 0 to 1")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     codec: CodecConfig
     stages: tuple[Stage, ...]
@@ -53,7 +69,9 @@ class TrainConfig:
     log_every: int = 20
     validate_every: int = 1000
     validation_share: float = 0.01  # of the clips, when no validation data is given
+    tensorboard_audio: int = 3  # held-out clips to hear and see in TensorBoard at each validation
     save_minutes: float = 3.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -102,6 +120,7 @@ class TrainConfig:
             raise ConfigError("no [[stage]] in the training file")
         try:
             config = CodecConfig.from_dict({**PRESETS[preset].to_dict(), **codec})
+            values["augment"] = AugmentConfig(**values.get("augment", {}))
             built = cls(codec=config, stages=tuple(Stage(**stage) for stage in stages), raw=raw, **values)
         except TypeError as error:
             raise ConfigError(f"training file: {error}") from error
@@ -114,6 +133,8 @@ class TrainConfig:
                 )
         if built.segment_length < built.codec.frame_size or built.batch_size < 1:
             raise ConfigError("batch_size must be at least 1 and segment_seconds at least one frame")
+        if not isinstance(built.tensorboard_audio, int) or built.tensorboard_audio < 0:
+            raise ConfigError(f"tensorboard_audio is {built.tensorboard_audio!r}; give a number of clips, or 0 for none")
         return built
 
     def to_dict(self) -> dict[str, Any]:

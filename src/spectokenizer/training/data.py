@@ -1,47 +1,128 @@
-"""Training audio: any folder or manifest, decoded once into one memory-mapped int16 array, cropped at random.
+"""Training audio: folders, manifests and tar shards, decoded once into one memory-mapped int16 array, cropped at random.
 
 A batch is a function of (seed, rank, step) alone, so a resumed run sees exactly what an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+import re
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import rich.markup
 import rich.progress
 
 from ..errors import AudioError, ConfigError
 from ..runtime import audio
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"}
+SHARD = ".tar"  # a WebDataset shard: every member with a suffix from above is a clip
+AHEAD = 8  # clips in memory while decoding
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# -- where audio is ----------------------------------------------------------------------------------------------------
 
 
-def find_audio(source: str | Path) -> list[Path]:
-    """Audio files of a folder (searched recursively) or of a manifest: JSONL with a "path" each, or a list of paths.
+def find(source: str | Path) -> list[Path]:
+    """Audio files and tar shards of `source`, which is one of
+    - a folder, searched recursively;
+    - a manifest: Parquet with a column "path", JSONL with a "path" each, or a list of paths, relative ones starting at its folder;
+    - an audio file or shard, or a pattern of them: "shards/{000..099}.tar", "{a,b}.tar", "*.tar".
 
-    Relative paths in a manifest start at its folder. Raises ConfigError when nothing is found.
+    Raises ConfigError when nothing is found.
     """
     source = Path(source)
     if source.is_dir():
-        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+        paths = sorted(p for p in source.rglob("*") if _is_audio(p))
     elif source.is_file():
-        paths = []
-        for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
-            if line.strip():
-                try:
-                    entry = json.loads(line)["path"] if line.lstrip().startswith("{") else line.strip()
-                except (json.JSONDecodeError, KeyError) as error:
-                    raise ConfigError(f'{source}, line {number}: not a JSON object with a "path"') from error
-                paths.append(source.parent / entry)
+        paths = [source] if _is_audio(source) else [source.parent / entry for entry in _entries(source)]
+    elif set("*?[{") & set(str(source)):
+        paths = [p for p in _expand(str(source)) if _is_audio(p)]
     else:
-        raise ConfigError(f"{source}: neither a folder nor a manifest")
+        raise ConfigError(f"{source}: neither a folder, a file nor a pattern of files")
     if not paths:
-        raise ConfigError(f"{source}: no audio found; looked for {' '.join(sorted(SUFFIXES))}")
+        raise ConfigError(f"{source}: no audio found; looked for {' '.join(sorted({*SUFFIXES, SHARD}))}")
     return paths
+
+
+def find_audio(source: str | Path) -> list[Path]:
+    """Those of `find` that are audio files: each is a clip of its own."""
+    paths = [path for path in find(source) if path.suffix.lower() != SHARD]
+    if not paths:
+        raise ConfigError(f"{source}: holds tar shards alone; audio files are needed here")
+    return paths
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or path.suffix.lower() == SHARD
+
+
+def _expand(pattern: str) -> list[Path]:
+    """The paths that a shell would make of {000..011}, {a,b} and * ? [ ]."""
+    braces = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if not braces:
+        return sorted(map(Path, glob.glob(pattern, recursive=True))) if set("*?[") & set(pattern) else [Path(pattern)]
+    first, last, names = braces.groups()
+    values = names.split(",") if names else [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
+    return [path for value in values for path in _expand(pattern[: braces.start()] + value + pattern[braces.end() :])]
+
+
+def _entries(manifest: Path) -> list[str]:
+    """The paths in a manifest, as they stand there."""
+    parquet = manifest.suffix.lower() == ".parquet"
+    entries = _parquet_entries(manifest) if parquet else _text_entries(manifest)
+    for number, entry in entries.items():
+        if not isinstance(entry, str) or not entry:
+            raise ConfigError(f"{manifest}, {'row' if parquet else 'line'} {number}: the path is {entry!r}; give text")
+    return [*entries.values()]
+
+
+def _text_entries(manifest: Path) -> dict[int, object]:
+    """Line number → path."""
+    entries = {}
+    try:
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{manifest}: not a manifest: neither text, JSONL nor .parquet ({error.reason})") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                entries[number] = json.loads(line)["path"] if line.lstrip().startswith("{") else line.strip()
+            except (json.JSONDecodeError, KeyError) as error:
+                raise ConfigError(f'{manifest}, line {number}: not a JSON object with a "path"') from error
+    return entries
+
+
+def _parquet_entries(manifest: Path) -> dict[int, object]:
+    """Row number → path."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ConfigError(f"{manifest}: a Parquet manifest needs pyarrow: pip install pyarrow") from error
+    try:
+        with parquet.ParquetFile(manifest) as file:
+            if "path" not in file.schema_arrow.names:
+                raise ConfigError(f'{manifest}: no column "path" among {file.schema_arrow.names}')
+            batches = file.iter_batches(columns=["path"])
+            return dict(enumerate((entry for batch in batches for entry in batch.column(0).to_pylist()), 1))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ConfigError(f"{manifest}: not a Parquet file that can be read ({error})") from error
+
+
+# -- clips -------------------------------------------------------------------------------------------------------------
 
 
 def cache_folder() -> Path:
@@ -76,14 +157,10 @@ class Clips:
 
     @classmethod
     def open(cls, source: str | Path, sample_rate: int, cache: Path | None = None) -> Clips:
-        """Decode `source` unless the cache already has it. Unreadable files are named and skipped."""
-        paths = find_audio(source)
+        """Decode `source` (see `find`) unless the cache already has it. Unreadable files and members are named and skipped."""
+        paths = find(source)
         cache = cache or cache_folder()
-        key = hashlib.sha256(str(sample_rate).encode())
-        for path in paths:
-            stat = path.stat() if path.exists() else None
-            key.update(f"{path.resolve()}|{stat and stat.st_size}|{stat and stat.st_mtime_ns}\n".encode())
-        stem = cache / key.hexdigest()[:16]
+        stem = cache / _key(paths, sample_rate)
         index, data = stem.with_suffix(".json"), stem.with_suffix(".i16")
         if not index.exists():
             cache.mkdir(parents=True, exist_ok=True)
@@ -111,36 +188,98 @@ class Clips:
         return out / 32768
 
 
-def _decode(paths: list[Path], sample_rate: int, data: Path) -> list[int]:
-    """Write all files one after another; returns their boundaries."""
+# -- decoding ----------------------------------------------------------------------------------------------------------
 
-    def load(path: Path) -> np.ndarray | str:
-        try:
-            samples, _ = audio.read(path, sample_rate)
-        except AudioError as error:
-            return str(error)
-        return np.round(np.clip(samples, -1, 1 - 2**-15) * 32768).astype(np.int16)
+
+class Encoded(NamedTuple):
+    """A clip before decoding."""
+
+    name: str
+    source: Path | BytesIO | AudioError  # or why there is none
+    size: int  # bytes
+
+
+def _key(paths: list[Path], sample_rate: int) -> str:
+    """Name of the decoded audio in the cache: changes with any file or shard."""
+    key = hashlib.sha256(str(sample_rate).encode())
+    for path in paths:
+        stat = path.stat() if path.exists() else None
+        key.update(f"{path.resolve()}|{stat and stat.st_size}|{stat and stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return key.hexdigest()[:16]
+
+
+def _encoded(paths: Iterable[Path]) -> Iterator[Encoded]:
+    for path in paths:
+        if path.suffix.lower() == SHARD:
+            yield from _members(path)
+        else:
+            yield Encoded(str(path), path, _size(path))
+
+
+def _members(shard: Path) -> Iterator[Encoded]:
+    """The audio in a tar file, in its order, one member in memory at a time. Names tell the format and are never used as paths."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # which would grow with the shard
+                if member.isreg() and Path(member.name).suffix.lower() in SUFFIXES:
+                    if member.size > _size(shard):  # a sparse file may promise more than there is
+                        raise tarfile.ReadError(f"{member.name} claims {member.size} bytes")
+                    yield Encoded(f"{shard}, {member.name}", BytesIO(tar.extractfile(member).read()), member.size)
+            tar.fileobj.seek(tar.offset)
+            if any(tar.fileobj.read(tarfile.BLOCKSIZE)):  # tarfile takes a broken header for the end
+                raise tarfile.ReadError(f"no header at byte {tar.offset}")
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+        yield Encoded(str(shard), AudioError(f"{shard}: the tar file cannot be read any further ({error})"), 0)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _decode(paths: list[Path], sample_rate: int, data: Path) -> list[int]:
+    """Write all clips one after another; returns their boundaries."""
+
+    def load(clip: Encoded) -> tuple[int, np.ndarray | str]:
+        return clip.size, _samples(clip, sample_rate)
 
     bounds, part = [0], data.with_suffix(f".{os.getpid()}.part")
     with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), transient=True) as bar, open(part, "wb") as out:
-        task = bar.add_task("decoding the training audio", total=len(paths))
+        task = bar.add_task("decoding the training audio", total=sum(map(_size, paths)))
         with ThreadPoolExecutor(2) as pool:
-            for first in range(0, len(paths), 256):  # in parts, so that decoded audio does not pile up
-                for result in pool.map(load, paths[first : first + 256]):
-                    bar.advance(task)
-                    if isinstance(result, str):
-                        bar.console.print(f"[yellow]skipped[/] {result}")
-                    else:
-                        out.write(result.tobytes())
-                        bounds.append(bounds[-1] + len(result))
+            for size, result in _ordered(pool, load, _encoded(paths)):
+                bar.advance(task, size)
+                if isinstance(result, str):
+                    bar.console.print(f"[yellow]skipped[/] {_printable(result)}")
+                else:
+                    out.write(result.tobytes())
+                    bounds.append(bounds[-1] + len(result))
     part.replace(data)
     return bounds
 
 
-def set_level(segments: np.ndarray, rng: np.random.Generator, low: float = -32.0, high: float = -14.0) -> np.ndarray:
-    """Each segment [B, N] at a random RMS level between `low` and `high` dBFS; silence stays silence, peaks stay below 1."""
-    rms = np.sqrt(np.mean(segments**2, 1, keepdims=True))
-    target = 10 ** (rng.uniform(low, high, (len(segments), 1)) / 20)
-    gain = np.where(rms > 1e-4, target / np.maximum(rms, 1e-4), 1.0)
-    peak = np.abs(segments).max(1, keepdims=True) * gain
-    return (segments * gain / np.maximum(peak, 1.0)).astype(np.float32)
+def _samples(clip: Encoded, sample_rate: int) -> np.ndarray | str:
+    """int16 samples, or why there are none."""
+    try:
+        if isinstance(clip.source, AudioError):
+            raise clip.source
+        samples, _ = audio.read(clip.source, sample_rate)
+    except AudioError as error:
+        return f"{clip.name}: {str(error).partition(': ')[2]}" if isinstance(clip.source, BytesIO) else str(error)
+    return np.round(np.clip(samples, -1, 1 - 2**-15) * 32768).astype(np.int16)
+
+
+def _ordered(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """pool.map that takes its items as results are asked for, so that neither piles up."""
+    pending: deque[Future[R]] = deque()
+    for item in items:
+        pending.append(pool.submit(work, item))
+        if len(pending) > AHEAD:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _printable(text: str) -> str:
+    """Names come from other people: no markup, no control characters."""
+    return rich.markup.escape("".join(c if c.isprintable() else "?" for c in text))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ from ..errors import ConfigError, SpecTokenizerError
 from ..model import kernels
 from ..model.discriminators import Discriminators
 from ..model.spectokenizer import SpecTokenizer, build
-from . import checkpoint, data, losses
+from . import augment, checkpoint, data, losses
 from .balancer import Balancer
 from .config import Stage, TrainConfig
+from .samples import Samples, rate_name
 
 MAX_ROLLBACKS = 3
 
@@ -185,7 +187,7 @@ def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage
     c = config.codec
     length = min(3 * c.sample_rate, 3 * config.segment_length) // c.frame_size * c.frame_size
     rows = clips.batch(min(len(clips), 32), length, np.random.default_rng(1))
-    x = torch.from_numpy(data.set_level(rows, np.random.default_rng(2))).to(next(model.parameters()).device)
+    x = torch.from_numpy(augment.set_level(rows, np.random.default_rng(2))).to(next(model.parameters()).device)
     out: dict[str, float] = {}
     for k in [1, 3, 8, c.num_codebooks] if stage.quantize else [0]:
         if k > c.num_codebooks:
@@ -193,7 +195,7 @@ def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage
         active = torch.full((len(x),), k, device=x.device) if k else None
         generator = torch.Generator().manual_seed(0)
         values, y, codes = compute_losses(model, x, stage, active, False, generator, c.sample_rate)
-        name = f"{k * c.bits_per_code * c.frame_rate / 1000:g}kbps" if k else "unquantized"
+        name = rate_name(c, k)
         out |= {f"{name}/{key}": float(value) for key, value in values.items()}
         out[f"{name}/si_sdr"] = float(losses.si_sdr(x[:, : y.shape[1]], y).mean())
         if codes is not None and k == c.num_codebooks:
@@ -222,13 +224,18 @@ def run(
     threads: int | None = None,
     cache: Path | None = None,
     max_steps: int | None = None,
+    noise: str | Path | None = None,
 ) -> None:
     """Train `config` on the audio of `source` into the folder `out`, going on where an earlier run stopped.
+
+    `source`, `validation` and `noise` are what `data.find` takes; without `noise`, noise to augment with is made.
 
     The folder gets `weights.safetensors` and `config.json` (averaged weights), `state.pt` (to go on), `metrics.jsonl`
     and TensorBoard events. Stops cleanly at Ctrl-C, SIGTERM or `max_steps`.
     Raises ConfigError for a folder that holds a run of another codec, TrainingError when the loss is no number.
     """
+    if noise and not config.augment.noise:
+        raise ConfigError("noise is given, but its probability is 0; set noise in [augment] of the training file")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
@@ -248,7 +255,14 @@ def run(
             held = data.Clips.open(validation, config.codec.sample_rate, cache)
         else:
             clips, held = clips.split(config.validation_share)
+        noises = data.Clips.open(noise, config.codec.sample_rate, cache) if noise else None
     console.print(f"{clips.seconds / 3600:.2f} h of training audio in {len(clips)} clips, {held.seconds / 60:.1f} min held out")
+
+    augmentation = augment.Augmentation(config.augment, config.codec.sample_rate, noises)
+
+    def draw_batch(rng: np.random.Generator) -> Tensor:
+        segments = clips.batch(config.batch_size, config.segment_length, rng)
+        return torch.from_numpy(augmentation(segments, rng)).to(fabric.device)
 
     model = build(config.codec, config.seed)
     averaged = AveragedModel(model, multi_avg_fn=exponential_average(config.ema_decay)).to(fabric.device)
@@ -269,6 +283,7 @@ def run(
     if main:
         _forget_after(out / "metrics.jsonl", state.step)
     writer = SummaryWriter(out, purge_step=state.step) if main else None
+    samples = Samples(writer, held, config) if writer else None
     metrics = (out / "metrics.jsonl").open("a", encoding="utf-8", buffering=1) if main else None
 
     def log(kind: str, values: dict[str, float]) -> None:
@@ -296,11 +311,10 @@ def run(
             rng = np.random.default_rng([config.seed, rank, state.step, state.rollbacks])
             torch.manual_seed(config.seed + state.step)  # a resumed run draws what an uninterrupted one would have drawn
             if state.step == config.first_quantized_step:
-                _initialize_codebooks(fabric, state, clips, config, rng)
+                _initialize_codebooks(state, draw_batch, config, rng)
             if stage.freeze_encoder and stage_step == 0:  # what is frozen are the averaged weights, those that are exported
                 _plain(state.model).load_state_dict(state.averaged.module.state_dict())
-            segments = data.set_level(clips.batch(config.batch_size, config.segment_length, rng), rng)
-            x = torch.from_numpy(segments).to(fabric.device)
+            x = draw_batch(rng)
             active = torch.from_numpy(draw_active(config, rng)).to(fabric.device)
             generator = torch.Generator().manual_seed(state.step)  # the same on every rank: they meet at the same losses
 
@@ -351,10 +365,11 @@ def run(
                 sums, seen, last_log = {}, [], now
             bar.update(task, completed=state.step)
 
-            if main and (state.step % config.validate_every == 0 or state.step == total):
+            if samples and (state.step % config.validate_every == 0 or state.step == total):
                 state.averaged.eval()
                 measured = validate(state.averaged.module, held, config, stage)
                 log("validation", measured)
+                samples.write(state.averaged.module, stage, state.step)
                 _refuse_collapse(measured, config, stage, stage_step)
                 last_log = time.monotonic()
             if main and time.monotonic() - last_save > config.save_minutes * 60:
@@ -401,13 +416,14 @@ def _plain(model: Any, kind: type = SpecTokenizer) -> Any:
 
 
 @torch.no_grad()
-def _initialize_codebooks(fabric: Fabric, state: State, clips: data.Clips, config: TrainConfig, rng: np.random.Generator) -> None:
+def _initialize_codebooks(
+    state: State, draw_batch: Callable[[np.random.Generator], Tensor], config: TrainConfig, rng: np.random.Generator
+) -> None:
     model = _plain(state.model)
     latents = []
     for _ in range(config.init_batches):
-        segments = data.set_level(clips.batch(config.batch_size, config.segment_length, rng), rng)
-        x = torch.from_numpy(segments).to(fabric.device)
-        z, _ = model.encoder(x, model.encoder.initial_state(len(x)))
+        x = draw_batch(rng)
+        z, _ = model.latents(x, model.encoder.initial_state(len(x)))
         latents.append(z.flatten(0, 2))
     model.quantizer.initialize(torch.cat(latents), torch.Generator().manual_seed(config.seed))
     state.averaged.module.quantizer.load_state_dict(model.quantizer.state_dict())

@@ -1,0 +1,99 @@
+"""`spectok compare`: our models and the codecs people use, on the same clips, in the same table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from ..errors import ModelError
+from .common import say
+from .evaluate import parse_bitrates
+
+
+def command_line(data: Path, models: tuple[str, ...], lyra: Path | None, results: Path | None, **others: str | int | None) -> str:
+    """What to type to get the page again; of folders the last name only, as where they lie is nobody's business."""
+    words = ["spectok compare", f"--data {data.resolve().name}", *(f"--model {Path(model).name}" for model in models)]
+    words += [f"--{name} {value}" for name, value in others.items() if value not in ("all", None)]
+    if lyra:
+        words.append(f"--lyra {lyra.resolve().name}")
+    if results:
+        words.append(f"--results {results.name if results.is_absolute() else results.as_posix()}")
+    return " ".join(words)
+
+
+@click.command()
+@click.option(
+    "--data", required=True, type=click.Path(path_type=Path), help="Folder or manifest of clips; a .txt beside a clip is its text."
+)
+@click.option(
+    "--model", "-m", "models", multiple=True, default=["mini"], show_default=True, help="Bundled model or folder; may be repeated."
+)
+@click.option("--bitrates", default="all", show_default=True, help="Of our models: kbps, separated by commas.")
+@click.option(
+    "--peers", default="all", show_default=True, help="Names separated by commas: opus, codec2, amr-wb, speex, lyra-v2, …; or none."
+)
+@click.option(
+    "--lyra", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder with the three .tflite files of Lyra v2 (1.3.2)."
+)
+@click.option("--metrics", default="all", show_default=True, help="Names separated by commas, or all that work here.")
+@click.option(
+    "--out",
+    default="comparison",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the rows; an unfinished one is continued.",
+)
+@click.option(
+    "--workers",
+    default=min(4, os.cpu_count() or 1),
+    show_default=True,
+    type=click.IntRange(1),
+    help="Processes; each holds every metric in memory.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Only so many clips, evenly spaced over the data.")
+@click.option(
+    "--results",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The page to write, pictures in img/ beside it. [default: OUT/results.md]",
+)
+def compare(
+    data: Path,
+    models: tuple[str, ...],
+    bitrates: str,
+    peers: str,
+    lyra: Path | None,
+    metrics: str,
+    out: Path,
+    workers: int,
+    limit: int | None,
+    results: Path | None,
+) -> None:
+    """Measure our models beside other codecs: bits, size, computation, latency, speed and quality in one table.
+
+    Programs and libraries that are not here are no error: they are named, here and on the page, with what to install. After a
+    stop, the same command goes on where it was.
+    """
+    from ..evaluation import baselines, comparison
+    from ..evaluation import evaluate as run
+
+    systems: list[run.System] = [run.Original()]
+    for model in models:
+        systems += run.codec_systems(model, parse_bitrates(bitrates))
+    wanted: str | list[str] = "all" if peers == "all" else [] if peers == "none" else [name.strip() for name in peers.split(",")]
+    found, absent = baselines.peers(wanted, lyra)
+    for name, reason in absent.items():
+        say(f"without {name}: {reason}")
+    names: str | list[str] = "all" if metrics == "all" else [name.strip() for name in metrics.split(",")]
+    try:
+        clips = run.find_clips(data, limit)
+    except ImportError as error:
+        raise ModelError(f"{error.name} is not installed; this command needs: pip install 'spectokenizer[eval]'") from error
+    command = command_line(data, models, lyra, results, bitrates=bitrates, peers=peers, metrics=metrics, limit=limit)
+    outcome, page = comparison.compare([*systems, *found], clips, names, out, results, absent, command, workers)
+    click.echo(f"{len(outcome.rows)} rows; {page}")
+    if outcome.failures:
+        for failure in outcome.failures[:5]:
+            say(f"failed: {failure.system} at {failure.bitrate / 1000:g} kbps on {failure.clip}: {failure.reason}")
+        raise click.ClickException(f"{len(outcome.failures)} of the clips could not be processed; they are listed in {page}")
