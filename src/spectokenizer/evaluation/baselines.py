@@ -299,13 +299,22 @@ def _programs(name: str) -> tuple[list[System], str]:
 LYRA_FILES = ("soundstream_encoder.tflite", "quantizer.tflite", "lyragan.tflite")
 LYRA_FRAME, LYRA_STAGES, LYRA_BITS = 320, 46, 4
 LYRA_BITRATES = (3200, 4000, 6000, 9200)  # its own and, for comparison, 20 of its 46 stages
+# Counted in the graphs of 1.3.2, encoder and decoder: weights and biases, and multiply-accumulates at 50 frames/s. The quantiser's
+# tables are another 47 104 values. The 20 ms are its makers' figure.
+LYRA_COST = Cost(1_320_641, 199_500_800, 20)
 
 
 @functools.cache
-def _lyra(folder: str) -> tuple[Any, Any, Any]:
+def _lyra_files(folder: str) -> tuple[bytes, ...]:
+    return tuple((Path(folder) / name).read_bytes() for name in LYRA_FILES)
+
+
+def _lyra(folder: str) -> tuple[Any, ...]:
+    """Encoder, quantiser and decoder at the start of a stream. New ones for each: `reset_all_variables` of one in use leaves the
+    states at the integer 0, which is not what stands for zero in them, and the first half second of a clip comes out otherwise."""
     from ai_edge_litert.interpreter import Interpreter
 
-    models = tuple(Interpreter(str(Path(folder) / name), num_threads=1) for name in LYRA_FILES)
+    models = tuple(Interpreter(model_content=content, num_threads=1) for content in _lyra_files(folder))
     for model in models:
         model.allocate_tensors()
     return models
@@ -326,15 +335,11 @@ class LyraSystem:
     fingerprint: str
     name: str = "lyra-v2"
     aligned: bool = False
-    # Counted in the graphs of 1.3.2, encoder and decoder: weights and biases, and one per multiply-accumulate at 50 frames/s. The
-    # quantiser's tables are another 47 104 values. The 20 ms are its makers' figure.
-    cost: Cost = Cost(1_320_641, 199_500_800, 20)
+    cost: Cost = LYRA_COST
 
     def process(self, audio: Audio, sample_rate: int) -> Processed:
         encoder, quantizer, decoder = _lyra(self.folder)
         encode, decode = quantizer.get_signature_runner("encode"), quantizer.get_signature_runner("decode")
-        encoder.reset_all_variables()
-        decoder.reset_all_variables()
         stages = self.bitrate // (LYRA_BITS * sample_rate // LYRA_FRAME)
         frames = fit(audio, -(-len(audio) // LYRA_FRAME) * LYRA_FRAME).reshape(-1, 1, LYRA_FRAME)
         codes = np.empty((stages, len(frames)), np.int16)

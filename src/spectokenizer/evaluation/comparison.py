@@ -112,12 +112,10 @@ def compare(
     """
     outcome = evaluate(systems, clips, metrics, out, workers, progress)
     failed = {(failure.system, failure.bitrate) for failure in outcome.failures}
-    speech = speech_of([clip for clip in clips if clip.name in {row["clip"] for row in outcome.rows}] or clips)
-    speeds = {
-        (system.name, system.bitrate): real_time_factor(system, speech)
-        for system in systems
-        if system.name != report.ORIGINAL and (system.name, system.bitrate) not in failed
-    }
+    measured = {row["clip"] for row in outcome.rows}
+    timed = [s for s in systems if measured and s.name != report.ORIGINAL and (s.name, s.bitrate) not in failed]
+    speech = speech_of([clip for clip in clips if clip.name in measured]) if timed else np.zeros(0, np.float32)
+    speeds = {(system.name, system.bitrate): real_time_factor(system, speech) for system in timed}
     page = Path(results or Path(out) / "results.md")
     return outcome, write(page, Path(out), systems, clips, speeds, outcome, absent or {}, command)
 

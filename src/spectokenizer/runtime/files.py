@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from ..bitstream import Header, Reader, Writer
-from ..errors import AudioError, ModelError, TruncatedError
+from ..errors import AudioError, FormatError, ModelError
 from .audio import Audio, Resampler, blocks, open_audio
 from .codec import Codec, load
 
@@ -190,7 +190,7 @@ def _open_binary(path: str | Path) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise TruncatedError(f"{path}: cannot be read ({error.strerror})") from error
+        raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 class _AudioSink:

@@ -1,8 +1,7 @@
 """Augmentation: what rooms, streets and telephones do to speech, on batches [B, N] of float32 segments, in numpy alone.
 
 The codec must reproduce what it hears: the augmented audio is its input and its target alike. Everything random comes from the
-generator given, and an augmentation that is off (0) or always on (1) draws nothing to decide whether, so that switching one
-on leaves the batches of runs without it as they were. Cost of a batch of 8 × 1 s: see docs/training.md.
+generator given; an augmentation that is off draws nothing from it. What a batch costs is in docs/training.md.
 """
 
 from __future__ import annotations
