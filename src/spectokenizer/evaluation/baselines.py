@@ -457,17 +457,17 @@ def _hubs(name: str) -> tuple[list[System], str]:
         import transformers
     except ImportError as error:
         return [], f"{error} (pip install torch transformers)"
-    with quiet(transformers):
-        try:
-            model = _hub_model(codec.weights, codec.model)
-        except OSError:
-            if not hub_answers():
-                return [], f"weights {codec.weights} are not cached and the hub cannot be reached"
+    try:
+        with quiet(transformers):
             try:
+                model = _hub_model(codec.weights, codec.model)
+            except OSError:  # not cached
+                if not hub_answers():
+                    return [], f"weights {codec.weights} are not cached and the hub cannot be reached"
                 _hub_model(codec.weights, codec.model, cached=False)  # fetches them
                 model = _hub_model(codec.weights, codec.model)
-            except Exception as error:  # refused, gone, cut off: the peer is absent
-                return [], f"weights {codec.weights} could not be fetched: {error}".splitlines()[0]
+    except Exception as error:  # refused, cut off, too new for this library: the peer is absent
+        return [], f"weights {codec.weights} could not be loaded: {error}".splitlines()[0]
     commit = getattr(model.config, "_commit_hash", None)
     fingerprint = f"transformers {transformers.__version__}, {codec.weights}" + (f" at {commit[:12]}" if commit else "")
     return [HubSystem(name, bitrate, codec, fingerprint) for bitrate in codec.rates], ""

@@ -303,6 +303,8 @@ def definitions(run: dict[str, Any]) -> str:
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's, for all eyes
 MARKERS = "osD^vPX"
+ROUND_RATES = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)  # kbps, for axes with many points
+SI_SDR_FLOOR = -15  # dB, of the picture
 
 
 def draw_curves(path: Path, summary: dict[Key, dict[str, Estimate]], columns: Sequence[Column]) -> str | None:
@@ -321,7 +323,7 @@ def draw_curves(path: Path, summary: dict[Key, dict[str, Estimate]], columns: Se
     figure = Figure(figsize=(4.6 * across, 3.3 * down + 0.5), dpi=110, layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel()
     rates = sorted({round(e["kbps"].mean, 2) for (name, _), e in summary.items() if name != ORIGINAL})
-    ticks = rates if len(rates) <= 8 else [rates[round(i * (len(rates) - 1) / 7)] for i in range(8)]
+    ticks = rates if len(rates) <= 8 else [rate for rate in ROUND_RATES if rates[0] <= rate <= rates[-1]]
     for panel, column in zip(panels, shown, strict=False):
         for i, system in enumerate(systems):
             points = sorted((e["kbps"].mean, *e[column.name][:2]) for (name, _), e in summary.items() if name == system)
@@ -335,6 +337,9 @@ def draw_curves(path: Path, summary: dict[Key, dict[str, Estimate]], columns: Se
         panel.set_title(f"{column.label} ({column.better} is better)", fontsize=10)
         if rates[0] > 0:
             panel.set_xscale("log")
+        bottom, top = panel.get_ylim()
+        if column.name == "si_sdr" and bottom < SI_SDR_FLOOR < top:  # vocoders make up their phase and fall to any depth
+            panel.set_ylim(bottom=SI_SDR_FLOOR)
         panel.set_xticks(ticks, [f"{rate:g}" for rate in ticks], fontsize=8)
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_minor_formatter(NullFormatter())
