@@ -50,8 +50,9 @@ def test_tree_names_only_what_exists() -> None:
     assert [path for path in tree() if not (ROOT / path).exists()] == []
 
 
-def test_tree_names_every_source_file() -> None:
-    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "src").rglob("*") if path.is_file()}
+def test_tree_names_every_file() -> None:
+    folders = ("src", "tests", "docs", "configs", "examples", "benchmarks")
+    files = {path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()}
     own = {file for file in files if "__pycache__" not in file and "/assets/" not in file}
     assert sorted(own - set(tree())) == [], "give each a line between README.md's tree:begin and tree:end"
 

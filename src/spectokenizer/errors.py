@@ -13,6 +13,10 @@ class ModelError(SpecTokenizerError):
     """A model cannot be found, read, or is not the one that the data needs."""
 
 
+class TrainingError(SpecTokenizerError):
+    """Training cannot go on; the message says what happened and what to change."""
+
+
 class AudioError(SpecTokenizerError):
     """Audio that cannot be used: wrong shape or type, not finite, unreadable file."""
 

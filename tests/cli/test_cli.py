@@ -199,13 +199,15 @@ def test_stream_there_and_back(codec: Codec, speech: np.ndarray, model: list[str
         np.testing.assert_array_equal(stk_codes(live.stdout), codes.array)
         heard = python("-m", "spectokenizer", "stream", "--decode", *model, input=live.stdout)
         assert heard.returncode == 0 and heard.stderr == b"", heard.stderr.decode()
-        np.testing.assert_array_equal(np.frombuffer(heard.stdout, "<i2"), to_int16(codec.decode(codes)))
+        samples = np.frombuffer(heard.stdout, "<i2")
+        np.testing.assert_array_equal(samples[: len(pcm)], to_int16(codec.decode(codes)))
+        assert len(pcm) <= len(samples) < len(pcm) + codec.info.frame_size
 
 
 def test_stream_answers_at_once(
     codec: Codec, speech: np.ndarray, model: list[str], options: list[str], subprocess_environment: dict[str, str]
 ) -> None:
-    """A packet is out when its frame is in, and its samples when the next packet is: nothing waits for the end."""
+    """A packet is out when its frame is in, and its samples when it is: nothing waits."""
     pcm = to_int16(speech)
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": subprocess_environment}
     command = [sys.executable, "-m", "spectokenizer", "stream"]
@@ -224,7 +226,7 @@ def test_stream_answers_at_once(
 
             receiver.stdin.write(unfinished(expected[:, :3], codec))
             receiver.stdin.flush()
-            assert len(receiver.stdout.read(2 * (2 * 320 - 160))) == 2 * (2 * 320 - 160)
+            assert len(receiver.stdout.read(2 * (3 * 320 - 160))) == 2 * (3 * 320 - 160)
         finally:
             watchdog.cancel()
             sender.kill()
@@ -431,3 +433,31 @@ def test_every_command_and_option_is_explained() -> None:
         assert command is not None and command.help
         for option in command.params:
             assert not isinstance(option, click.Option) or option.help, f"{name} --{option.name}"
+
+
+def test_the_input_is_never_overwritten(codec: Codec, speech: np.ndarray, options: list[str], tmp_path: Path, python: Python) -> None:
+    clip = tmp_path / "a.wav"
+    soundfile.write(clip, speech, RATE)
+    before = clip.read_bytes()
+    for command in (["encode", clip, clip], ["roundtrip", clip, clip], ["roundtrip", clip, tmp_path / "b.wav", "--keep", clip]):
+        done = python("-m", "spectokenizer", command[0], *options, *map(str, command[1:]), "--force")
+        assert done.returncode == 1 and b"named twice" in done.stderr
+    assert clip.read_bytes() == before
+
+
+def test_a_damaged_header_is_no_loss_when_the_model_is_named(
+    codec: Codec, speech: np.ndarray, model: list[str], tmp_path: Path, python: Python
+) -> None:
+    sink = io.BytesIO()
+    codes = codec.encode(speech, RATE, None)
+    with Writer(sink, header_of(codec, codes.num_codebooks)) as writer:
+        writer.write(codes.array)
+        writer.close(len(speech))
+    damaged = bytearray(sink.getvalue())
+    damaged[8] ^= 1
+    (tmp_path / "a.stk").write_bytes(damaged)
+    named = model or ["--model", "mini"]
+    assert python("-m", "spectokenizer", "decode", *named, str(tmp_path / "a.stk"), str(tmp_path / "heard.wav")).returncode == 1
+    done = python("-m", "spectokenizer", "decode", *named, "--salvage", str(tmp_path / "a.stk"), str(tmp_path / "heard.wav"))
+    assert done.returncode == 0, done.stderr.decode()
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "heard.wav", dtype="int16")[0], to_int16(codec.decode(codes)))

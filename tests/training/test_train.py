@@ -18,9 +18,9 @@ pytest.importorskip("lightning_fabric")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from spectokenizer.errors import ConfigError  # noqa: E402
+from spectokenizer.errors import ConfigError, TrainingError  # noqa: E402
 from spectokenizer.training.config import TrainConfig  # noqa: E402
-from spectokenizer.training.train import TrainingError, _refuse_collapse  # noqa: E402
+from spectokenizer.training.train import _refuse_collapse  # noqa: E402
 
 RECIPE = """
 batch_size = 2

@@ -37,7 +37,7 @@ def encode(audio: str, output: str, model: str, bitrate: float, force: bool) -> 
     codec = load(model)
     check_bitrate(codec, bitrate)
     with progress("encoding") as update:
-        report = files.encode_file(codec, source(audio), sink(output, force), bitrate, update)
+        report = files.encode_file(codec, source(audio), sink(output, force, audio), bitrate, update)
     say(_summary(report))
 
 
@@ -53,7 +53,7 @@ def decode(file: str, output: str, model: str | None, salvage: bool, force: bool
 
     codec = load(model) if model else None
     with progress("decoding") as update:
-        report = files.decode_file(codec, source(file), sink(output, force), salvage, update)
+        report = files.decode_file(codec, source(file), sink(output, force, file), salvage, update)
     for warning in report.warnings:
         say(f"Warning: {warning}")
     say(_summary(report))
@@ -78,9 +78,9 @@ def roundtrip(audio: str, output: str | None, model: str, bitrate: float, plot: 
     if "-" in (audio, output, keep):
         raise click.BadParameter("roundtrip works on files, not on standard input or output", param_hint="-")
     output = output or f"{Path(audio).stem}-{bitrate / 1000:g}kbps.wav"
-    target, info = sink(output, force), codec.info
+    target, info = sink(output, force, audio, keep, plot), codec.info
     if keep:
-        sink(keep, force)
+        sink(keep, force, audio, plot)
     with tempfile.TemporaryDirectory() as folder:
         stk = keep or str(Path(folder) / "audio.stk")
         with progress("encoding") as update:
@@ -114,7 +114,7 @@ def roundtrip(audio: str, output: str | None, model: str, bitrate: float, plot: 
 @click.option("--layers", is_flag=True, help="Parameters and multiply-accumulates of every layer.")
 def info(what: str, as_json: bool, layers: bool) -> None:
     """Tell about WHAT: a bundled model, a model's folder, or a .stk file."""
-    rows = _file_info(what) if what.endswith(".stk") else _model_info(what, layers)
+    rows = _file_info(what) if what.lower().endswith(".stk") or Path(what).is_file() else _model_info(what, layers)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
@@ -136,7 +136,7 @@ def _model_info(name: str, layers: bool) -> dict[str, Any]:
     rows["size_bytes"] = sum(f.stat().st_size for f in network.folder.iterdir())
     rows |= {key: value for key, value in network.about.items() if isinstance(value, (str, int, float))}
     if layers:
-        rows["layers"] = [list(cost) for cost in network.config.costs()]
+        rows["layers"] = [list(cost) for cost in network.config.costs(min(8, codec.info.num_codebooks))]  # as `parameters` are counted
     return rows
 
 

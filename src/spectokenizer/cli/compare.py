@@ -89,7 +89,9 @@ def compare(
     try:
         clips = run.find_clips(data, limit)
     except ImportError as error:
-        raise ModelError(f"{error.name} is not installed; this command needs: pip install 'spectokenizer[eval]'") from error
+        raise ModelError(
+            f"{str(error.name).partition('.')[0]} is not installed; this command needs: pip install 'spectokenizer[eval]'"
+        ) from error
     command = command_line(data, models, lyra, results, bitrates=bitrates, peers=peers, metrics=metrics, limit=limit)
     outcome, page = comparison.compare([*systems, *found], clips, names, out, results, absent, command, workers)
     click.echo(f"{len(outcome.rows)} rows; {page}")

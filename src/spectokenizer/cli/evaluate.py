@@ -59,7 +59,9 @@ def evaluate(model: str, data: Path, bitrates: str, metrics: str, out: Path, wor
     try:
         clips = run.find_clips(data, limit)
     except ImportError as error:
-        raise ModelError(f"{error.name} is not installed; this command needs: pip install 'spectokenizer[eval]'") from error
+        raise ModelError(
+            f"{str(error.name).partition('.')[0]} is not installed; this command needs: pip install 'spectokenizer[eval]'"
+        ) from error
     outcome = run.evaluate(systems, clips, names, out, workers)
     click.echo(f"{len(outcome.rows)} rows; {outcome.report}")
     if outcome.failures:

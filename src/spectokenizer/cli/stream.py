@@ -17,6 +17,8 @@ from .common import bitrate_option, check_bitrate, load, model_option, say
 def stream(decode: bool, model: str, bitrate: float, packet_frames: int) -> None:
     """Encode raw PCM (16 kHz, mono, 16-bit little-endian) from stdin to a live .stk on stdout, frame by frame.
 
+    The other way, samples come out with their packet; at the end there may be up to a frame more than went in.
+
     \b
     arecord -f S16_LE -r 16000 -t raw | spectok stream -b 3 | spectok stream -d | aplay -f S16_LE -r 16000 -t raw
     """
@@ -55,15 +57,8 @@ def _decode(source, sink, model: str) -> None:  # type: ignore[no-untyped-def]
     from ..bitstream import Reader
     from ..runtime import files
 
-    report = files.Report()
     reader = Reader(source)
     codec = files.codec_for(reader.header, None if model == reader.header.model else load(model))
-    written, held = 0, b""  # one packet is held back: the end record says how much of the last one is audio
-    for samples in files.decode_packets(codec, reader, report):
-        sink.write(held)
+    for samples in files.decode_packets(codec, reader, files.Report()):
+        sink.write(files.to_int16(samples).tobytes())  # at once; so the last frame comes whole, where a file is cut to length
         sink.flush()
-        written += len(held) // 2
-        held = files.to_int16(samples).tobytes()
-    left = max(0, (reader.num_samples or 0) - written)
-    sink.write(held[: 2 * left])
-    sink.flush()

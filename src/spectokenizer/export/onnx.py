@@ -41,9 +41,9 @@ def _array(tensor: Tensor) -> np.ndarray:
 class Layers:
     """Each method writes one layer of `model` into the graph: (x, state) → (y, new state), x is [T, B, F, C]."""
 
-    def __init__(self, graph: Graph, config: CodecConfig, frames: int | None):
+    def __init__(self, graph: Graph, config: CodecConfig):
         self.g, self.config = graph, config
-        self.frames = frames  # how many frames x has, when fixed (step graph); the last level works at a lower rate
+        self.frames: int | None = None  # how many frames x has, when fixed (step graph); the last level works at a lower rate
 
     def write(self, layer: Any, x: str, state: str) -> tuple[str, str]:
         return getattr(self, type(layer).__name__.lower())(layer, x, state)
@@ -228,7 +228,7 @@ def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
     side, kind = name.split("_")
     config, step = model.config, kind == "step"
     graph = Graph(name, weights, WEIGHTS_FILE)
-    layers = Layers(graph, config, None)
+    layers = Layers(graph, config)
     chain: Chain = getattr(model, side)
     states = {layer: list(state.shape[1:]) for layer, state in chain.initial_state(1).items()}
     samples: int | str = config.frame_size if step else "samples"

@@ -137,6 +137,6 @@ def load(model: str | Path = "mini", threads: int = 1) -> Codec:
     """A bundled model by name, or the folder of an exported one. Raises ModelError when there is no such model."""
     if isinstance(model, str) and model in bundled():
         return Codec(Path(str(resources.files("spectokenizer") / "assets" / model)), threads)
-    if Path(model).is_dir():
+    if str(model) and Path(model).is_dir():
         return Codec(model, threads)
     raise ModelError(f"no model '{model}': neither bundled ({', '.join(bundled()) or 'none'}) nor a folder")

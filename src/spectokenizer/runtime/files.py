@@ -19,7 +19,7 @@ from .codec import Codec, load
 
 Progress = Callable[[float | None, float], None]  # (share done or None, seconds of audio done)
 
-GAP_SECONDS = 60.0  # longest silence put in place of lost packets; a damaged counter must not fill a disk
+GAP_SECONDS = 600.0  # of silence in place of lost packets, in all: a forged counter must not fill a disk
 
 
 @dataclass
@@ -121,6 +121,7 @@ def decode_packets(codec: Codec, reader: Reader, report: Report) -> Iterator[Aud
     """Samples aligned with what was encoded, packet by packet; lost packets (salvage only) become silence of their length."""
     info = codec.info
     decoder, skip, frames = codec.decoder(), info.delay_samples, 0
+    budget = round(GAP_SECONDS * info.frame_rate)
 
     def aligned(samples: Audio) -> Audio:
         nonlocal skip
@@ -128,13 +129,12 @@ def decode_packets(codec: Codec, reader: Reader, report: Report) -> Iterator[Aud
         return samples[dropped:]
 
     def gap(lost: int) -> Audio:
-        seconds = lost / info.frame_rate
-        if seconds > GAP_SECONDS:
-            report.warnings.append(f"{seconds:.0f} s lost at {frames / info.frame_rate:.2f} s, shortened to {GAP_SECONDS:.0f} s")
-            lost = round(GAP_SECONDS * info.frame_rate)
-        else:
-            report.warnings.append(f"{seconds:.2f} s lost at {frames / info.frame_rate:.2f} s")
-        return np.zeros(lost * info.frame_size, np.float32)
+        nonlocal budget
+        silent = min(lost, budget)
+        budget -= silent
+        shortened = f", shortened to {silent / info.frame_rate:.2f} s" if silent < lost else ""
+        report.warnings.append(f"{lost / info.frame_rate:.2f} s lost at {frames / info.frame_rate:.2f} s{shortened}")
+        return np.zeros(silent * info.frame_size, np.float32)
 
     for packet in reader:
         if packet.first_frame > frames:
@@ -163,7 +163,8 @@ def decode_file(
     report, start = Report(), time.perf_counter()
     with ExitStack() as stack:
         stream = source if not isinstance(source, (str, Path)) else stack.enter_context(_open_binary(source))
-        reader = Reader(stream, salvage=salvage)
+        fallback = header_of(codec, codec.info.num_codebooks) if codec else None  # a damaged header is no loss when the model is named
+        reader = Reader(stream, salvage, fallback)
         codec = codec_for(reader.header, codec, threads)
         rate = codec.info.sample_rate
         file = _sink(stack, sink)

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import rich.markup
-import rich.progress
 
 from ..errors import AudioError, ConfigError
 from ..runtime import audio
@@ -244,6 +242,8 @@ def _decode(paths: list[Path], sample_rate: int, data: Path) -> list[int]:
         return clip.size, _samples(clip, sample_rate)
 
     bounds, part = [0], data.with_suffix(f".{os.getpid()}.part")
+    import rich.progress  # here, so that `spectok evaluate` finds clips without it
+
     with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), transient=True) as bar, open(part, "wb") as out:
         task = bar.add_task("decoding the training audio", total=sum(map(_size, paths)))
         with ThreadPoolExecutor(2) as pool:
@@ -282,4 +282,6 @@ def _ordered(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T
 
 def _printable(text: str) -> str:
     """Names come from other people: no markup, no control characters."""
-    return rich.markup.escape("".join(c if c.isprintable() else "?" for c in text))
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else "?" for c in text))

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
-from ..errors import ConfigError, SpecTokenizerError
+from ..errors import ConfigError, TrainingError
 from ..model import kernels
 from ..model.discriminators import Discriminators
 from ..model.spectokenizer import SpecTokenizer, build
@@ -34,10 +34,6 @@ from .config import Stage, TrainConfig
 from .samples import Samples, rate_name
 
 MAX_ROLLBACKS = 3
-
-
-class TrainingError(SpecTokenizerError):
-    """Training cannot go on; the message says what happened and what to change."""
 
 
 @dataclass
@@ -245,7 +241,7 @@ def run(
     if fabric.device.type == "cpu":
         torch.set_num_threads(threads or max(1, (torch.get_num_threads() // devices)))
         if not kernels.enable(cache or data.cache_folder()) and fabric.global_rank == 0:
-            rich.print("[yellow]no C compiler found:[/] a step takes about a third longer (see model/kernels.py)")
+            rich.print("[yellow]no C compiler found:[/] training is slower without (see model/kernels.py)")
     rank, main = fabric.global_rank, fabric.global_rank == 0
     console = rich.console.Console(quiet=not main)
 
@@ -365,12 +361,14 @@ def run(
                 sums, seen, last_log = {}, [], now
             bar.update(task, completed=state.step)
 
-            if samples and (state.step % config.validate_every == 0 or state.step == total):
-                state.averaged.eval()
-                measured = validate(state.averaged.module, held, config, stage)
-                log("validation", measured)
-                samples.write(state.averaged.module, stage, state.step)
-                _refuse_collapse(measured, config, stage, stage_step)
+            if state.step % config.validate_every == 0 or state.step == total:
+                measured: dict[str, float] = {}
+                if samples:
+                    state.averaged.eval()
+                    measured = validate(state.averaged.module, held, config, stage)
+                    log("validation", measured)
+                    samples.write(state.averaged.module, stage, state.step)
+                _refuse_collapse(fabric.broadcast(measured), config, stage, stage_step)  # every process stops, or none
                 last_log = time.monotonic()
             if main and time.monotonic() - last_save > config.save_minutes * 60:
                 state.save(out, config)
