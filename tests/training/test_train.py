@@ -177,3 +177,15 @@ def test_a_loss_that_is_no_number_rolls_back(setup, monkeypatch, capsys):
     calls.extend([1] * 30)
     with pytest.raises(TrainingError, match="no number"):
         train.run(config, setup / "audio", setup / "poisoned2", threads=1, cache=setup / "cache")
+
+
+def test_init_begins_with_other_weights(setup):
+    finish(start(setup, "source", "--max-steps", "6"))
+    finish(start(setup, "branch", "--init", str(setup / "source"), "--max-steps", "1"))
+    source, branch = (load_file(setup / name / "weights.safetensors") for name in ("source", "branch"))
+    for name, value in source.items():
+        torch.testing.assert_close(branch[name], value, rtol=0, atol=0.02, msg=name)
+    torch.testing.assert_close(branch["quantizer.codebooks"], source["quantizer.codebooks"])
+    process = start(setup, "nothing", "--init", str(setup / "nowhere"))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "nowhere" in output and "Traceback" not in output

@@ -21,6 +21,7 @@ def _need_torch() -> None:
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run; goes on where it stopped.")
 @click.option("--validation", type=click.Path(), help="Held-out audio, given like --data; else a share of it.")
 @click.option("--noise", type=click.Path(), help="Noise to augment with, given like --data; else it is made.")
+@click.option("--init", type=click.Path(), help="Folder of weights to begin with (models/mini, a run) instead of random ones.")
 @click.option("--devices", default=1, show_default=True, help="Processes, one per core or GPU.")
 @click.option("--threads", type=int, help="CPU threads per process; default: all cores, shared out.")
 @click.option("--cache", type=click.Path(), help="Where decoded audio is kept; default: the user's cache folder.")
@@ -31,6 +32,7 @@ def train(
     out: str,
     validation: str | None,
     noise: str | None,
+    init: str | None,
     devices: int,
     threads: int | None,
     cache: str | None,
@@ -44,7 +46,7 @@ def train(
     from ..training.train import run
 
     folder = Path(cache) if cache else None
-    run(TrainConfig.load(config_file), data, out, validation, devices, threads, folder, max_steps, noise)
+    run(TrainConfig.load(config_file), data, out, validation, devices, threads, folder, max_steps, noise, init)
 
 
 @click.command()

@@ -221,10 +221,13 @@ def run(
     cache: Path | None = None,
     max_steps: int | None = None,
     noise: str | Path | None = None,
+    init: str | Path | None = None,
 ) -> None:
     """Train `config` on the audio of `source` into the folder `out`, going on where an earlier run stopped.
 
     `source`, `validation` and `noise` are what `data.find` takes; without `noise`, noise to augment with is made.
+
+    `init` is a folder with the weights to begin with, codebooks and all: `models/mini`, or another run's.
 
     The folder gets `weights.safetensors` and `config.json` (averaged weights), `state.pt` (to go on), `metrics.jsonl`
     and TensorBoard events. Stops cleanly at Ctrl-C, SIGTERM or `max_steps`.
@@ -260,7 +263,9 @@ def run(
         segments = clips.batch(config.batch_size, config.segment_length, rng)
         return torch.from_numpy(augmentation(segments, rng)).to(fabric.device)
 
-    model = build(config.codec, config.seed)
+    model = build(config.codec, config.seed) if init is None else checkpoint.load_model(init).train()
+    if model.config != config.codec:
+        raise ConfigError(f"{init} holds the codec {model.config}, the training file wants {config.codec}")
     averaged = AveragedModel(model, multi_avg_fn=exponential_average(config.ema_decay)).to(fabric.device)
     optimizers = make_optimizers(model, config)
     wrapped, *wrapped_optimizers = fabric.setup(model, *optimizers)
@@ -306,7 +311,7 @@ def run(
             stage, stage_step = config.stage_at(state.step)
             rng = np.random.default_rng([config.seed, rank, state.step, state.rollbacks])
             torch.manual_seed(config.seed + state.step)  # a resumed run draws what an uninterrupted one would have drawn
-            if state.step == config.first_quantized_step:
+            if state.step == config.first_quantized_step and init is None:
                 _initialize_codebooks(state, draw_batch, config, rng)
             if stage.freeze_encoder and stage_step == 0:  # what is frozen are the averaged weights, those that are exported
                 _plain(state.model).load_state_dict(state.averaged.module.state_dict())
