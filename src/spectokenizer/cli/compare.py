@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from ..errors import ModelError
 from .common import say
-from .evaluate import parse_bitrates
+from .evaluate import data_option, measuring_options, parse_bitrates, what_to_measure
 
 
 def command_line(data: Path, models: tuple[str, ...], lyra: Path | None, results: Path | None, **others: str | int | None) -> str:
@@ -24,9 +22,7 @@ def command_line(data: Path, models: tuple[str, ...], lyra: Path | None, results
 
 
 @click.command()
-@click.option(
-    "--data", required=True, type=click.Path(path_type=Path), help="Folder or manifest of clips; a .txt beside a clip is its text."
-)
+@data_option
 @click.option(
     "--model", "-m", "models", multiple=True, default=["mini"], show_default=True, help="Bundled model or folder; may be repeated."
 )
@@ -37,22 +33,7 @@ def command_line(data: Path, models: tuple[str, ...], lyra: Path | None, results
 @click.option(
     "--lyra", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder with the three .tflite files of Lyra v2 (1.3.2)."
 )
-@click.option("--metrics", default="all", show_default=True, help="Names separated by commas, or all that work here.")
-@click.option(
-    "--out",
-    default="comparison",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the rows; an unfinished one is continued.",
-)
-@click.option(
-    "--workers",
-    default=min(4, os.cpu_count() or 1),
-    show_default=True,
-    type=click.IntRange(1),
-    help="Processes; each holds every metric in memory.",
-)
-@click.option("--limit", type=click.IntRange(1), help="Only so many clips, evenly spaced over the data.")
+@measuring_options(out="comparison")
 @click.option(
     "--results",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -85,13 +66,7 @@ def compare(
     found, absent = baselines.peers(wanted, lyra)
     for name, reason in absent.items():
         say(f"without {name}: {reason}")
-    names: str | list[str] = "all" if metrics == "all" else [name.strip() for name in metrics.split(",")]
-    try:
-        clips = run.find_clips(data, limit)
-    except ImportError as error:
-        raise ModelError(
-            f"{str(error.name).partition('.')[0]} is not installed; this command needs: pip install 'spectokenizer[eval]'"
-        ) from error
+    clips, names = what_to_measure(data, limit, metrics)
     command = command_line(data, models, lyra, results, bitrates=bitrates, peers=peers, metrics=metrics, limit=limit)
     outcome, page = comparison.compare([*systems, *found], clips, names, out, results, absent, command, workers)
     click.echo(f"{len(outcome.rows)} rows; {page}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,28 +23,57 @@ def parse_bitrates(text: str) -> list[int] | None:
         raise BitrateError(f"bitrates '{text}'; give kbps separated by commas, such as 0.5,1,4, or 'all'") from error
 
 
-@click.command()
-@model_option
-@click.option(
+data_option = click.option(
     "--data", required=True, type=click.Path(path_type=Path), help="Folder or manifest of clips; a .txt beside a clip is its text."
 )
+
+
+def measuring_options(out: str) -> Callable[[Any], Any]:
+    """The options by which `evaluate` and `compare` say what is measured, how, and where the rows go."""
+    options = [
+        click.option("--metrics", default="all", show_default=True, help="Names separated by commas, or all that work here."),
+        click.option(
+            "--out",
+            default=out,
+            show_default=True,
+            type=click.Path(path_type=Path),
+            help="Folder of results; an unfinished one is continued.",
+        ),
+        click.option(
+            "--workers",
+            default=min(4, os.cpu_count() or 1),
+            show_default=True,
+            type=click.IntRange(1),
+            help="Processes; each holds every metric in memory.",
+        ),
+        click.option("--limit", type=click.IntRange(1), help="Only so many clips, evenly spaced over the data."),
+    ]
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def what_to_measure(data: Path, limit: int | None, metrics: str) -> tuple[list[Any], str | list[str]]:
+    """The clips and the names of the metrics. Raises ModelError when a library that this needs is missing."""
+    from ..evaluation import evaluate as run
+
+    names: str | list[str] = "all" if metrics == "all" else [name.strip() for name in metrics.split(",")]
+    try:
+        return run.find_clips(data, limit), names
+    except ImportError as error:
+        missing = str(error.name).partition(".")[0]
+        raise ModelError(f"{missing} is not installed; this command needs: pip install 'spectokenizer[eval]'") from error
+
+
+@click.command()
+@model_option
+@data_option
 @click.option("--bitrates", default="all", show_default=True, help="kbps, separated by commas.")
-@click.option("--metrics", default="all", show_default=True, help="Names separated by commas, or all that work here.")
-@click.option(
-    "--out",
-    default="evaluation",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Folder of results; an unfinished one is continued.",
-)
-@click.option(
-    "--workers",
-    default=min(4, os.cpu_count() or 1),
-    show_default=True,
-    type=click.IntRange(1),
-    help="Processes; each holds every metric in memory.",
-)
-@click.option("--limit", type=click.IntRange(1), help="Only so many clips, evenly spaced over the data.")
+@measuring_options(out="evaluation")
 @click.option("--original/--no-original", default=True, show_default=True, help="Measure the uncoded clips, too.")
 def evaluate(model: str, data: Path, bitrates: str, metrics: str, out: Path, workers: int, limit: int | None, original: bool) -> None:
     """Measure quality over clips and bitrates: table, curves and report.
@@ -55,13 +86,7 @@ def evaluate(model: str, data: Path, bitrates: str, metrics: str, out: Path, wor
     systems: list[run.System] = [*run.codec_systems(model, parse_bitrates(bitrates))]
     if original:
         systems.insert(0, run.Original())
-    names: str | list[str] = "all" if metrics == "all" else [name.strip() for name in metrics.split(",")]
-    try:
-        clips = run.find_clips(data, limit)
-    except ImportError as error:
-        raise ModelError(
-            f"{str(error.name).partition('.')[0]} is not installed; this command needs: pip install 'spectokenizer[eval]'"
-        ) from error
+    clips, names = what_to_measure(data, limit, metrics)
     outcome = run.evaluate(systems, clips, names, out, workers)
     click.echo(f"{len(outcome.rows)} rows; {outcome.report}")
     if outcome.failures:

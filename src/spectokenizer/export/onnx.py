@@ -26,12 +26,9 @@ from ..model.layers import RNN2D, ComplexConv, Down, Stem, Up
 from ..model.quantizer import ResidualVQ
 from ..model.spectokenizer import Chain, SpecTokenizer
 from ..model.spectrum import FLOOR, Analysis, Synthesis, dft_matrices
+from ..runtime.network import CONFIG, GRAPHS, WEIGHTS
 from .graph import INT64, Graph, Weights
 from .parity import Parity, check
-
-WEIGHTS_FILE = "weights.bin"
-CONFIG_FILE = "config.json"
-GRAPHS = ("encoder_step", "encoder_chunk", "decoder_step", "decoder_chunk")
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -227,7 +224,7 @@ def dequantize(g: Graph, quantizer: ResidualVQ, codes: str) -> str:
 def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
     side, kind = name.split("_")
     config, step = model.config, kind == "step"
-    graph = Graph(name, weights, WEIGHTS_FILE)
+    graph = Graph(name, weights, WEIGHTS)
     layers = Layers(graph, config)
     chain: Chain = getattr(model, side)
     states = {layer: list(state.shape[1:]) for layer, state in chain.initial_state(1).items()}
@@ -264,11 +261,11 @@ def export(model: SpecTokenizer, folder: str | Path, about: dict[str, Any] | Non
     folder.mkdir(parents=True, exist_ok=True)
     weights = Weights()
     graphs = [_write(name, model.eval(), weights) for name in GRAPHS]
-    (folder / WEIGHTS_FILE).write_bytes(bytes(weights.blob))
+    (folder / WEIGHTS).write_bytes(bytes(weights.blob))
     for graph in graphs:
         graph.save(folder / f"{graph.name}.onnx")
     text = json.dumps({"codec": model.config.to_dict(), "about": about or {}}, indent=1)
-    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     report = check(model, folder)
     if not report.good:
         raise ModelError(f"{folder}: the exported graphs differ from the trained model: {report}")
