@@ -92,10 +92,11 @@ class SpecTokenizer(nn.Module):
         z_q = z_q.unflatten(0, (codes.shape[2], codes.shape[0])).unsqueeze(2)  # [T, B, 1, D]
         return self.decoder(z_q, state or self.decoder.initial_state(len(codes)))
 
-    def forward(self, audio: Tensor, active: Tensor | None = None, quantize: bool = True, update: bool = False):
+    def forward(self, audio: Tensor, active: Tensor | None = None, quantize: bool = True, update: bool = False, lost: Tensor | None = None):
         """Training pass: audio [B, T·frame_size] to (output aligned with it, z, Quantized or None).
 
-        `active` [B] is the number of codebooks of each clip. The output is `delay_samples` shorter than the input.
+        `active` [B] is the number of codebooks of each clip; frames that `lost` [T, B] marks reach the decoder as zeros, which is
+        what a frame without any code decodes to. The output is `delay_samples` shorter than the input.
         """
         z, _ = self.latents(audio, self.encoder.initial_state(len(audio)))  # [T, B, 1, D]
         quantized = None
@@ -104,6 +105,8 @@ class SpecTokenizer(nn.Module):
             per_frame = None if active is None else active.repeat(z.shape[0])
             quantized = self.quantizer(z.flatten(0, 2), per_frame, update)
             z_q = quantized.z_q.view_as(z)
+        if lost is not None:
+            z_q = z_q * ~lost[..., None, None]
         output, _ = self.decoder(z_q, self.decoder.initial_state(len(audio)))
         return output[:, self.config.delay_samples :], z, quantized
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..codes import CodeArray, check_codes, num_frames
 from ..errors import StreamError
 from .audio import Audio, to_mono
+from .conceal import Concealment
 from .network import State
 
 if TYPE_CHECKING:
@@ -20,42 +21,50 @@ Snapshot = dict[str, npt.NDArray[Any]]
 
 
 class Stream:
-    """What both directions share: the network's state, counters, and their snapshot as plain arrays."""
+    """What both directions share: the network's state, counters, and their snapshot as plain arrays.
+
+    `state` is for a batch, which keeps the states of its streams in arrays of its own and hands each stream a view of one row.
+    """
 
     side: str
     counters: tuple[str, ...]
 
-    def __init__(self, codec: Codec):
+    def __init__(self, codec: Codec, state: State | None = None):
         self.codec = codec
-        self._state: State = codec.network.initial_state(self.side)
+        self._state: State = codec.network.initial_state(self.side) if state is None else state
         self._flushed = False
 
     def _open(self) -> None:
         if self._flushed:
             raise StreamError(f"this {self.side} was flushed; open a new one")
 
+    def _counters(self) -> dict[str, tuple[Any, str]]:
+        """Snapshot name of everything but the network's state: the object that holds it, and its name there."""
+        return {name: (self, name) for name in (*self.counters, "_flushed")}
+
     def snapshot(self) -> Snapshot:
         """Everything that a stream elsewhere needs to go on exactly here (see `restore`)."""
-        counters = {name: np.array(getattr(self, name)) for name in (*self.counters, "_flushed")}
+        counters = {key: np.array(getattr(*place)) for key, place in self._counters().items()}
         states = {f"state.{name}": value.copy() for name, value in self._state.items()}
         return {"model": np.array(self.codec.info.model_hash), **counters, **states}
 
     def restore(self, snapshot: Snapshot) -> Self:
         """Continue where `snapshot` was taken. Raises StreamError when it is not one of this model and direction."""
-        wanted = {name: value.shape for name, value in self.snapshot().items() if name.startswith("state.")}
+        wanted = {f"state.{name}": value.shape for name, value in self._state.items()}
         found = {name: np.shape(value) for name, value in snapshot.items() if name.startswith("state.")}
-        missing = {*self.counters, "_flushed"} - set(snapshot)
+        missing = set(self._counters()) - set(snapshot)
         if wanted != found or missing or str(snapshot.get("model")) != self.codec.info.model_hash:
             raise StreamError(f"the snapshot is not of a '{self.codec.info.name}' {self.side}: it holds {sorted(snapshot)}")
-        self._state = {name.removeprefix("state."): np.array(snapshot[name], np.float32) for name in wanted}
-        for name in (*self.counters, "_flushed"):
-            value = np.array(snapshot[name])
-            setattr(self, name, value if value.ndim else value.item())
+        for name, value in self._state.items():
+            value[...] = snapshot[f"state.{name}"]
+        for key, (holder, name) in self._counters().items():
+            value = np.array(snapshot[key])
+            setattr(holder, name, value if value.ndim else value.item())
         return self
 
     def copy(self) -> Self:
         """An independent stream that continues from here."""
-        return copy.copy(self).restore(self.snapshot())
+        return copy.deepcopy(self, {id(self.codec): self.codec})
 
 
 class Encoder(Stream):
@@ -63,11 +72,16 @@ class Encoder(Stream):
 
     side, counters = "encoder", ("num_samples", "num_frames", "num_codebooks", "_pending")
 
-    def __init__(self, codec: Codec, bitrate: float | None = None):
-        super().__init__(codec)
+    def __init__(self, codec: Codec, bitrate: float | None = None, state: State | None = None):
+        super().__init__(codec, state)
         self.num_samples, self.num_frames = 0, 0
         self.num_codebooks = codec.codebooks_for(bitrate)
         self._pending: Audio = np.zeros(0, np.float32)
+
+    @property
+    def ready(self) -> int:
+        """Whole frames that wait to be encoded: none after `push` and `flush`."""
+        return len(self._pending) // self.codec.info.frame_size
 
     def set_bitrate(self, bitrate: float) -> None:
         """From the next frame on; the network's state goes on as it is."""
@@ -75,61 +89,124 @@ class Encoder(Stream):
 
     def push(self, samples: npt.ArrayLike) -> CodeArray:
         """Mono samples [n] at the model's rate, any n, to the codes [K, t] of all frames that are now complete."""
-        self._open()
-        new = to_mono(samples)
-        self.num_samples += len(new)
-        audio = np.concatenate([self._pending, new])
-        whole = len(audio) // self.codec.info.frame_size * self.codec.info.frame_size
-        self._pending = audio[whole:]
-        return self._encode(audio[:whole])
+        self.feed(samples)
+        return self._encode()
 
     def flush(self) -> CodeArray:
         """The codes of what is left, after which the stream is over. All frames together decode to all samples."""
+        self.finish()
+        return self._encode()
+
+    def feed(self, samples: npt.ArrayLike) -> None:
+        """The first half of `push`: take samples in. A batch encodes them."""
+        self._open()
+        new = to_mono(samples)
+        self.num_samples += len(new)
+        self._pending = np.concatenate([self._pending, new])
+
+    def finish(self) -> None:
+        """The first half of `flush`: fill up the last frame."""
         self._open()
         info = self.codec.info
         left = num_frames(self.num_samples, info.frame_size, info.delay_samples) - self.num_frames
-        audio = np.zeros(left * info.frame_size, np.float32)
-        audio[: len(self._pending)] = self._pending
-        codes = self._encode(audio)
-        self._pending, self._flushed = self._pending[:0], True
-        return codes
+        self._pending = np.pad(self._pending, (0, left * info.frame_size - len(self._pending)))
+        self._flushed = True
 
-    def _encode(self, audio: Audio) -> CodeArray:
-        if not len(audio):
+    def _encode(self) -> CodeArray:
+        if not self.ready:
             return np.zeros((self.num_codebooks, 0), np.int16)
-        codes, self._state = self.codec.network.encode(audio[None], self._state)
-        self.num_frames += codes.shape[2]
-        return codes[0, : self.num_codebooks].astype(np.int16)
+        codes, self._state = self.codec.network.encode(self.take(self.ready)[None], self._state)
+        return self.give(codes[0])
+
+    def take(self, frames: int) -> Audio:
+        """The next samples for the network, [frames · frame_size]."""
+        size = frames * self.codec.info.frame_size
+        audio, self._pending = self._pending[:size], self._pending[size:]
+        return audio
+
+    def give(self, codes: npt.NDArray[np.int64]) -> CodeArray:
+        """Take the network's codes [all codebooks, t]; those of the stream's bitrate, [K, t]."""
+        self.num_frames += codes.shape[1]
+        return codes[: self.num_codebooks].astype(np.int16)
 
 
 class Decoder(Stream):
     """Codes in, samples out, `delay_samples` later than they went into the encoder; frames × frame_size in all."""
 
-    side, counters = "decoder", ("num_frames",)
+    side, counters = "decoder", ("num_frames", "_pending")
 
-    def __init__(self, codec: Codec):
-        super().__init__(codec)
+    def __init__(self, codec: Codec, state: State | None = None):
+        super().__init__(codec, state)
+        info = codec.info
         self.num_frames = 0
+        self._pending: npt.NDArray[np.int64] = np.zeros((info.num_codebooks, 0), np.int64)  # absent codes hold codebook_size
+        self._concealment = Concealment(info.frame_size, info.frame_rate)
+
+    def _counters(self) -> dict[str, tuple[Any, str]]:
+        return super()._counters() | {f"concealment.{name}": (self._concealment, name) for name in Concealment.fields}
 
     @property
     def delay_samples(self) -> int:
         return self.codec.info.delay_samples
 
+    @property
+    def ready(self) -> int:
+        """Frames that wait to be decoded: none after `push` and `conceal`."""
+        return int(self._pending.shape[1])
+
     def push(self, codes: npt.ArrayLike) -> Audio:
         """Codes [K, t], any K the model has and any t, to float32 samples [t·frame_size]. K may change between calls."""
-        self._open()
-        info = self.codec.info
-        array = check_codes(codes, info.num_codebooks, info.codebook_size)
-        if not array.shape[1]:
-            return np.zeros(0, np.float32)
-        full = np.full((1, info.num_codebooks, array.shape[1]), info.codebook_size, np.int64)  # absent
-        full[0, : len(array)] = array
-        audio, self._state = self.codec.network.decode(full, self._state)
-        self.num_frames += array.shape[1]
-        return np.asarray(audio[0], np.float32)
+        self.feed(codes)
+        return self._decode()
+
+    def conceal(self, frames: int) -> Audio:
+        """Samples [frames · frame_size] in place of frames that were lost: what probably came next, fading to background noise.
+
+        The stream stays in step: the frame pushed next is the one after those. Raises StreamError for a negative number.
+        """
+        self.feed_lost(frames)
+        return self._decode()
 
     def flush(self) -> Audio:
         """End the stream. Nothing is held back: an encoder's `flush` made the frames that carry the last samples."""
         self._open()
         self._flushed = True
         return np.zeros(0, np.float32)
+
+    def feed(self, codes: npt.ArrayLike) -> None:
+        """The first half of `push`: take codes in. A batch decodes them."""
+        self._open()
+        info = self.codec.info
+        array = check_codes(codes, info.num_codebooks, info.codebook_size)
+        self._append(array, array.shape[1])
+
+    def feed_lost(self, frames: int) -> None:
+        """The first half of `conceal`."""
+        self._open()
+        if frames < 0:
+            raise StreamError(f"{frames} frames to conceal; give 0 or more")
+        self._append(np.zeros((0, frames), np.int16), frames)
+
+    def _append(self, codes: CodeArray, frames: int) -> None:
+        full = np.full((len(self._pending), frames), self.codec.info.codebook_size, np.int64)
+        full[: len(codes)] = codes
+        self._pending = np.concatenate([self._pending, full], 1) if self.ready else full
+
+    def _decode(self) -> Audio:
+        if not self.ready:
+            return np.zeros(0, np.float32)
+        codes = self.take(self.ready)
+        audio, self._state = self.codec.network.decode(codes[None], self._state)
+        return self.give(audio[0], codes)
+
+    def take(self, frames: int) -> npt.NDArray[np.int64]:
+        """The next codes for the network, [all codebooks, frames]."""
+        codes, self._pending = self._pending[:, :frames], self._pending[:, frames:]
+        return codes
+
+    def give(self, audio: Audio, codes: npt.NDArray[np.int64]) -> Audio:
+        """Take the network's samples for `codes`; they are returned as they are to be heard."""
+        lost = codes[0] == self.codec.info.codebook_size
+        heard = self._concealment(audio, lost, self.num_frames)
+        self.num_frames += codes.shape[1]
+        return np.asarray(heard, np.float32)

@@ -11,7 +11,7 @@ from typing import Any
 from ..config import PRESETS, CodecConfig
 from ..errors import ConfigError
 
-LOSSES = ("waveform", "complex", "magnitude", "mel", "commitment", "adversarial", "feature")
+LOSSES = ("waveform", "complex", "magnitude", "mel", "loudness", "commitment", "adversarial", "feature")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class TrainConfig:
     muon: bool = True  # for the matrices; AdamW for the rest
     ema_decay: float = 0.999
     quantizer_dropout: float = 0.5
+    frame_loss: float = 0.0  # of the quantised clips lose frames on the way to the decoder, in bursts
     init_batches: int = 50  # whose latents initialise the codebooks
     log_every: int = 20
     validate_every: int = 1000

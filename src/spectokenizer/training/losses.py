@@ -1,7 +1,8 @@
 """Reconstruction losses, by name. The output is compared as a listener gets it: re-analysed from its samples.
 
 `complex` and `magnitude` live in the codec's own compressed domain (|s|^½, eq. 1) at several resolutions; `mel` is DAC's
-multi-scale log-mel distance. The complex term buys waveform fidelity (SDR), the other two buy sound.
+multi-scale log-mel distance. The complex term buys waveform fidelity (SDR), the other two buy sound. `loudness` weighs errors
+as an ear does: in Bark bands, above the threshold of hearing and of masking, and more for what was added than for what is missing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ RESOLUTIONS = ((320, 160), (512, 128), (1024, 256))  # (window, hop)
 MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  # (window, bands), hop = window/4
 MEL_FLOOR = 3e-5  # mean magnitude of a band, -90 dB of full scale: below it nothing is heard
 CODEC_SCALE = 100.0  # a full-scale sine in the codec's own spectrum
+LOUDNESS_BANDS, LOUDNESS_WINDOW = 49, 512  # P.862.2's numbers at 16 kHz
+LISTENING_LEVEL = 79.0  # dB SPL of the original, whatever its level in the file (P.862)
 GRADIENT_FLOOR = 1e-4  # |s| below this counts as silence: the root's slope stays finite
 
 
@@ -86,9 +89,60 @@ def mel(x: Tensor, y: Tensor, sample_rate: int, scales: int = 2, generator: torc
     return total / scales
 
 
+@functools.cache
+def _bark_bands(sample_rate: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Triangular filters [bins, bands] that sum power, the threshold of hearing [bands] as power, and the bands' widths in Bark."""
+    bins = np.linspace(0, sample_rate / 2, LOUDNESS_WINDOW // 2 + 1)
+    edges = np.linspace(6 * np.arcsinh(50 / 600), 6 * np.arcsinh(sample_rate / 2 / 600), LOUDNESS_BANDS + 2)  # Bark
+    position = 6 * np.arcsinh(bins / 600)[:, None]
+    width = edges[1] - edges[0]
+    filters = np.maximum(0, 1 - np.abs(position - edges[1:-1]) / width)
+    nearest = np.abs(position - edges[1:-1]).argmin(0)  # a band narrower than a bin takes the nearest one
+    filters[nearest, np.arange(LOUDNESS_BANDS)] += filters.sum(0) == 0
+    khz = 0.6 * np.sinh(edges[1:-1] / 6)
+    threshold = 3.64 * khz**-0.8 - 6.5 * np.exp(-0.6 * (khz - 3.3) ** 2) + 1e-3 * khz**4  # dB SPL (Terhardt, 1979)
+    tensors = (torch.tensor(a, dtype=torch.float32) for a in (filters, 10 ** (threshold / 10), np.full(LOUDNESS_BANDS, width)))
+    return tuple(tensors)  # type: ignore[return-value]
+
+
+def loudness(x: Tensor, y: Tensor, sample_rate: int) -> Tensor:
+    """Disturbance after PESQ's perceptual model (ITU-T P.862, sections 10.2.5 to 10.2.11), without its alignments, which would
+    forgive a codec its gain and its timbre: Zwicker loudness in Bark bands, a dead zone where the original masks the error, and a
+    second term for added sound. The logarithm of 1 + disturbance, mean over clips: 0 for a perfect copy, 1 for a fair one."""
+    filters, threshold, width = (t.to(x.device) for t in _bark_bands(sample_rate))
+    level = (10 ** (LISTENING_LEVEL / 10) / (x.square().mean(1) + 1e-6))[:, None, None]
+
+    def bark(signal: Tensor) -> Tensor:  # [B, frames, bands], power
+        s = stft(signal, LOUDNESS_WINDOW, LOUDNESS_WINDOW // 2)
+        return level * ((s.real.square() + s.imag.square()).transpose(1, 2) @ filters)
+
+    def sone(power: Tensor) -> Tensor:  # Zwicker's law
+        return 0.24 * (threshold * 2).pow(0.23) * ((0.5 + 0.5 * power / threshold).pow(0.23) - 1)
+
+    with torch.no_grad():
+        reference = bark(x)
+        wanted = sone(reference)
+        audible = ((reference.sum(-1) + 1e4) / 10 ** (LISTENING_LEVEL / 10)).pow(0.04)  # errors in pauses count a little more
+    output = bark(y)
+    heard = sone(output)
+    difference = heard - wanted
+    disturbance = (difference.abs() - 0.25 * torch.minimum(heard, wanted)).clamp(min=0)
+    asymmetry = ((output + 500) / (reference + 500)).pow(1.2)
+    asymmetry = (asymmetry.clamp(max=12) * (asymmetry > 3)).detach()
+    symmetric = ((disturbance.square() * width).sum(-1) + 1e-6).sqrt() / audible  # [B, frames]
+    added = (disturbance * asymmetry * width).sum(-1) / audible
+    over_time = (symmetric.square().mean(1) + 1e-6).sqrt() + 0.1 * (added.square().mean(1) + 1e-6).sqrt()
+    return over_time.log1p().mean()
+
+
 def reconstruction(x: Tensor, y: Tensor, sample_rate: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
     """All reconstruction losses of output y [B, N] against x [B, N], unweighted."""
-    return {"waveform": waveform(x, y), **spectral(x, y, generator), "mel": mel(x, y, sample_rate, generator=generator)}
+    return {
+        "waveform": waveform(x, y),
+        **spectral(x, y, generator),
+        "mel": mel(x, y, sample_rate, generator=generator),
+        "loudness": loudness(x, y, sample_rate),
+    }
 
 
 def si_sdr(x: Tensor, y: Tensor) -> Tensor:

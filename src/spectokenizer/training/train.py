@@ -125,11 +125,30 @@ def draw_active(config: TrainConfig, rng: np.random.Generator) -> np.ndarray:
     return np.where(rng.random(config.batch_size) < config.quantizer_dropout, rng.integers(1, k + 1, config.batch_size), k)
 
 
+def draw_lost(config: TrainConfig, rng: np.random.Generator) -> np.ndarray:
+    """Which frames [T, B] never arrive: of each `frame_loss`-th clip 5 to 30 %, in bursts of 1 to 6 frames on average (Gilbert, 1960)."""
+    frames, clips = config.segment_length // config.codec.frame_size, config.batch_size
+    rate, burst = rng.uniform(0.05, 0.3, clips), rng.uniform(1, 6, clips)
+    rate *= rng.random(clips) < config.frame_loss
+    draws, lost = rng.random((frames, clips)), np.zeros((frames, clips), bool)
+    for t in range(frames):
+        before = lost[t - 1] if t else np.zeros(clips, bool)
+        lost[t] = draws[t] < np.where(before, 1 - 1 / burst, rate / (burst * (1 - rate)))
+    return lost
+
+
 def compute_losses(
-    model: Any, x: Tensor, stage: Stage, active: Tensor | None, update: bool, generator: torch.Generator | None, sample_rate: int
+    model: Any,
+    x: Tensor,
+    stage: Stage,
+    active: Tensor | None,
+    update: bool,
+    generator: torch.Generator | None,
+    sample_rate: int,
+    lost: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
     """Losses by name, the output, and the codes [N, K] of a batch x [B, N]."""
-    y, _, quantized = model(x, active, stage.quantize, update)
+    y, _, quantized = model(x, active, stage.quantize, update, lost)
     target = x[:, : y.shape[1]]
     values = losses.reconstruction(target, y, sample_rate, generator)
     if quantized is not None:
@@ -317,11 +336,12 @@ def run(
                 _plain(state.model).load_state_dict(state.averaged.module.state_dict())
             x = draw_batch(rng)
             active = torch.from_numpy(draw_active(config, rng)).to(fabric.device)
+            lost = torch.from_numpy(draw_lost(config, rng)).to(fabric.device) if stage.quantize and config.frame_loss else None
             generator = torch.Generator().manual_seed(state.step)  # the same on every rank: they meet at the same losses
 
             _plain(state.model).freeze_encoder(stage.freeze_encoder)
             update = stage.quantize and not stage.freeze_encoder
-            values, y, codes = compute_losses(state.model, x, stage, active, update, generator, c.sample_rate)
+            values, y, codes = compute_losses(state.model, x, stage, active, update, generator, c.sample_rate, lost)
             logged_only = {}
             if stage.adversarial:
                 if state.discriminators is None:

@@ -1,0 +1,135 @@
+"""The receiving end of a call: whatever the network does, there is a frame to play every 20 ms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectokenizer import Codec, StreamError
+from spectokenizer.bitstream.packets import Packetizer
+from spectokenizer.runtime.receiver import Receiver
+
+FRAME, RATE = 320, 16000
+START = 2**32 - 1600  # the timestamps wrap around after five frames
+
+
+@pytest.fixture(scope="module")
+def codes(tiny_codec: Codec, speech: np.ndarray) -> np.ndarray:
+    return tiny_codec.encode(speech[:RATE], RATE, None).array
+
+
+def packets(codec: Codec, codes: np.ndarray, frames: int = 1, redundancy: int = 0) -> list[tuple[int, bytes]]:
+    packetizer = Packetizer(codec.info.bits_per_code, frames, redundancy)
+    payloads = packetizer.push(codes) + packetizer.flush()
+    return [((START + i * frames * FRAME) % 2**32, payload) for i, payload in enumerate(payloads)]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_a_perfect_network_changes_nothing(tiny_codec: Codec, codes: np.ndarray, frames: int) -> None:
+    receiver = Receiver(tiny_codec, depth=3)
+    heard = []
+    for timestamp, payload in packets(tiny_codec, codes, frames):
+        receiver.put(timestamp, payload)
+        heard += [receiver.pull() for _ in range(min(frames, codes.shape[1] - len(heard)))]
+    heard.append(receiver.drain())
+    audio = np.concatenate(heard)
+    expected = tiny_codec.decoder().push(codes)
+    silent = len(audio) - len(expected)
+    assert not audio[:silent].any() and silent <= 4 * FRAME
+    np.testing.assert_array_equal(audio[silent:], expected)
+    assert receiver.statistics.loss == 0
+
+
+@given(
+    order=st.lists(st.integers(-2, 2), min_size=51, max_size=51),
+    lost=st.sets(st.integers(0, 50), max_size=20),
+    twice=st.sets(st.integers(0, 50), max_size=5),
+    redundancy=st.integers(0, 1),
+)
+def test_disorder_within_the_depth_costs_nothing_and_loss_only_its_frames(
+    tiny_codec: Codec, codes: np.ndarray, order: list[int], lost: set[int], twice: set[int], redundancy: int
+) -> None:
+    sent = packets(tiny_codec, codes, 1, redundancy)
+    arriving = sorted((i + 2 * shift, i) for i, shift in enumerate(order[: len(sent)]) if i not in lost)
+    arriving += [(when + 1, i) for when, i in arriving if i in twice]
+    receiver = Receiver(tiny_codec, depth=12)
+    heard = []
+    for now in range(-4, len(sent) + 30):
+        for when, i in arriving:
+            if when == now:
+                receiver.put(*sent[i])
+        heard.append(receiver.pull())
+        assert heard[-1].shape == (FRAME,)
+    there = sorted(set(range(len(sent))) - lost)
+    decoder, expected = tiny_codec.decoder(), [np.zeros(0, np.float32)]
+    if len(there) > 12:
+        first = there[0] - (redundancy if there[0] else 0)
+        for i in range(there[0], there[-1] + 1):
+            if i not in lost:
+                expected.append(decoder.push(codes[:, i : i + 1]))
+            elif redundancy and i + 1 not in lost:
+                expected.append(decoder.push(codes[:1, i : i + 1]))
+            else:
+                expected.append(decoder.conceal(1))
+        wanted = np.concatenate(expected)
+        audio = np.concatenate(heard)
+        start = next(i for i in range(0, len(audio), FRAME) if audio[i : i + FRAME].any()) if wanted.any() else 0
+        assert np.array_equal(audio[start:][: len(wanted)], wanted) or first < there[0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.binary(max_size=12), st.booleans()), max_size=30))
+def test_anything_may_arrive(tiny_codec: Codec, arrivals: list[tuple[int, bytes, bool]]) -> None:
+    receiver = Receiver(tiny_codec, depth=2)
+    for timestamp, payload, play in arrivals:
+        receiver.put(timestamp, payload)
+        if play:
+            assert np.isfinite(receiver.pull()).all()
+        assert len(receiver._frames) < 200
+    assert receiver.statistics.received == len(arrivals)
+
+
+def test_a_delay_that_grows_is_followed(tiny_codec: Codec, codes: np.ndarray) -> None:
+    """A second passes without packets, and the sender's clock stood still meanwhile: without starting over, all would be late."""
+    receiver = Receiver(tiny_codec, depth=2)
+    sent = packets(tiny_codec, np.tile(codes, 3))
+    for packet in sent[:20]:
+        receiver.put(*packet)
+        receiver.pull()
+    for _ in range(30):
+        receiver.pull()
+    before = receiver.statistics.concealed
+    for packet in sent[20:120]:
+        receiver.put(*packet)
+        receiver.pull()
+    assert receiver.statistics.restarts == 1
+    assert receiver.statistics.concealed - before < 20
+
+
+def test_packets_that_pile_up_are_skipped(tiny_codec: Codec, codes: np.ndarray) -> None:
+    receiver = Receiver(tiny_codec, depth=2)
+    for packet in packets(tiny_codec, codes)[:50]:
+        receiver.put(*packet)
+    receiver.pull()
+    assert receiver.buffered <= 2
+    assert receiver.statistics.restarts == 1
+
+
+def test_a_new_talk_begins_anywhere(tiny_codec: Codec, codes: np.ndarray) -> None:
+    receiver = Receiver(tiny_codec, depth=0)
+    for base in (0, 10**9, 123456):
+        for i in range(5):
+            receiver.put(base + i * FRAME, Packetizer(tiny_codec.info.bits_per_code).push(codes[:, i : i + 1])[0])
+            receiver.pull()
+    assert (receiver.statistics.restarts, receiver.statistics.concealed) == (2, 0)
+
+
+def test_mistakes(tiny_codec: Codec) -> None:
+    with pytest.raises(StreamError, match="give 0 to 50"):
+        Receiver(tiny_codec, depth=51)
+    receiver = Receiver(tiny_codec)
+    receiver.put(0, b"")
+    receiver.put(0, b"\xff")
+    assert receiver.statistics.corrupted == 2
+    assert not receiver.pull().any()
