@@ -358,6 +358,22 @@ def _dnsmos() -> Scorer:
 
 
 @metric(
+    "plcmos",
+    Column("plcmos", "PLCMOS", "opinion", "higher", absolute=True),
+    distribution="speechmos",
+    install="pip install speechmos librosa requests",
+    definition="PLCMOS v2 of the decoded clip alone, 1 to 5: made to judge how lost packets are concealed",
+)
+def _plcmos() -> Scorer:
+    from speechmos import plcmos
+
+    def score(reference: Audio, degraded: Audio, sample_rate: int, transcript: str | None) -> dict[str, float]:
+        return {"plcmos": plcmos.run(np.clip(degraded, -1, 1), sample_rate)["plcmos"]}
+
+    return score
+
+
+@metric(
     "distillmos",
     Column("distillmos", "DistillMOS", "opinion", "higher", absolute=True),
     distribution="distillmos",

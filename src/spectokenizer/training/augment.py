@@ -123,3 +123,13 @@ def _slope(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _rms(segments: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return np.sqrt(np.mean(segments**2, 1, keepdims=True))
+
+
+def bursts(frames: int, rate: np.ndarray, burst: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Which frames [frames, clips] a channel loses: the share `rate` [clips], `burst` [clips] in a row on average (Gilbert, 1960)."""
+    draws, lost = rng.random((frames, len(rate))), np.zeros((frames, len(rate)), bool)
+    start, stay = rate / (burst * (1 - rate)), 1 - 1 / burst
+    before = rng.random(len(rate)) < rate  # as if the channel had been there for long
+    for t in range(frames):
+        before = lost[t] = draws[t] < np.where(before, stay, start)
+    return lost & (rate > 0)

@@ -126,15 +126,10 @@ def draw_active(config: TrainConfig, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_lost(config: TrainConfig, rng: np.random.Generator) -> np.ndarray:
-    """Which frames [T, B] never arrive: of each `frame_loss`-th clip 5 to 30 %, in bursts of 1 to 6 frames on average (Gilbert, 1960)."""
+    """Which frames [T, B] never arrive: of each `frame_loss`-th clip 5 to 30 %, in bursts of 1 to 6 frames on average."""
     frames, clips = config.segment_length // config.codec.frame_size, config.batch_size
     rate, burst = rng.uniform(0.05, 0.3, clips), rng.uniform(1, 6, clips)
-    rate *= rng.random(clips) < config.frame_loss
-    draws, lost = rng.random((frames, clips)), np.zeros((frames, clips), bool)
-    for t in range(frames):
-        before = lost[t - 1] if t else np.zeros(clips, bool)
-        lost[t] = draws[t] < np.where(before, 1 - 1 / burst, rate / (burst * (1 - rate)))
-    return lost
+    return augment.bursts(frames, rate * (rng.random(clips) < config.frame_loss), burst, rng)
 
 
 def compute_losses(

@@ -1,0 +1,62 @@
+"""loss: quality over the share of lost packets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import bitrate_option, model_option, say
+from .evaluate import data_option, measuring_options, what_to_measure
+
+
+@click.command()
+@model_option
+@data_option
+@bitrate_option
+@click.option(
+    "--redundancy", default="0,2", show_default=True, help="Codebooks of the frame before in each packet; that much is taken from its own."
+)
+@click.option("--loss", "losses", default="0,5,10,20,30", show_default=True, help="Per cent of the packets, separated by commas.")
+@click.option("--burst", default=2.0, show_default=True, help="Packets lost in a row, on average.")
+@click.option("--trace", type=click.Path(exists=True, dir_okay=False), help="Instead: a file of 0 (arrived) and 1 (lost) per packet.")
+@click.option("--opus", default="0", show_default=True, help="kbps to run Opus at beside us; 0 is that of our packets, '' leaves it out.")
+@measuring_options(out="loss")
+def loss(
+    model: str, data: Path, bitrate: float, redundancy: str, losses: str, burst: float, trace: str | None, opus: str,
+    metrics: str, out: Path, workers: int, limit: int | None,
+) -> None:  # fmt: skip
+    """Measure quality when packets are lost, with and without redundancy, beside Opus with its own.
+
+    Writes loss.md and loss.png, and the rows behind them; after a stop, the same command goes on where it was.
+    """
+    clips, names = what_to_measure(data, limit, metrics)
+    from ..evaluation import evaluate as run
+    from ..evaluation import loss as simulation
+    from ..evaluation import metrics as registry
+
+    rates = [round(1000 * value) for value in _numbers(opus, "--opus")]
+    if rates and (absence := simulation.opus_absence()):
+        say(f"Warning: without Opus: {absence}")
+        rates = []
+    systems = simulation.lossy_systems(
+        model,
+        round(bitrate),
+        [round(value) for value in _numbers(redundancy, "--redundancy")],
+        [value / 100 for value in _numbers(losses, "--loss")],
+        burst,
+        simulation.read_trace(trace) if trace else (),
+        rates,
+    )
+    outcome = run.evaluate(systems, clips, names, out, workers)
+    chosen = [metric.name for metric in registry.select(names)[0]]
+    click.echo(simulation.write(out, systems, outcome.rows, chosen))
+    if outcome.failures:
+        raise click.ClickException(f"{len(outcome.failures)} of the clips could not be processed; they are listed in {outcome.report}")
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}'; give numbers separated by commas", param_hint=option) from error
