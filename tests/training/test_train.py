@@ -137,7 +137,7 @@ def test_folder_of_another_codec_is_refused(setup):
     ("old", "new", "message"),
     [
         ("steps = 4", "steps = 0", "autoencoder"),
-        ("waveform = 1.0, complex = 1.0 }", "loudness = 1.0 }", "loudness"),
+        ("waveform = 1.0, complex = 1.0 }", "sharpness = 1.0 }", "sharpness"),
         ("batch_size = 2", "batch = 2", "batch"),
         ("num_codebooks = 3", "num_codebook = 3", "num_codebook"),
         ("[codec]", "[codec", "TOML"),

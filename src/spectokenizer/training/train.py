@@ -3,11 +3,13 @@
 Everything a step depends on is its number and the state on disk, so a killed run goes on where it was:
     spectok train --config configs/mini.toml --data DIR --out RUN          start, or go on
     spectok train ... --devices 2                                          one process per core or GPU (DDP)
+    torchrun --nnodes 4 --nproc-per-node 8 ... -m spectokenizer train ...  many machines: torchrun says how many processes
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -251,8 +253,11 @@ def run(
         raise ConfigError("noise is given, but its probability is 0; set noise in [augment] of the training file")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
-    fabric = Fabric(devices=devices, strategy=strategy)
+    nodes = 1
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun started this process, and the others
+        devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
+    strategy = "auto" if devices * nodes == 1 else "ddp_find_unused_parameters_true"
+    fabric = Fabric(devices=devices, num_nodes=nodes, strategy=strategy)
     fabric.launch()
     torch.set_flush_denormal(True)  # a GRU on silence otherwise runs at half speed
     if fabric.device.type == "cpu":
