@@ -26,12 +26,19 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .runtime.batch import DecoderBatch, EncoderBatch
     from .runtime.codec import Codec, Info, bundled, load
+    from .runtime.receiver import Receiver
     from .runtime.streams import Decoder, Encoder
 
 __version__ = "0.1.0"
 
-_LAZY = {"Codec": "codec", "Info": "codec", "load": "codec", "bundled": "codec", "Encoder": "streams", "Decoder": "streams"}
+_LAZY = {
+    **dict.fromkeys(("Codec", "Info", "load", "bundled"), "codec"),
+    **dict.fromkeys(("Encoder", "Decoder"), "streams"),
+    **dict.fromkeys(("EncoderBatch", "DecoderBatch"), "batch"),
+    "Receiver": "receiver",
+}
 
 __all__ = [
     "PRESETS",
@@ -44,10 +51,13 @@ __all__ = [
     "ConfigError",
     "CorruptedError",
     "Decoder",
+    "DecoderBatch",
     "Encoder",
+    "EncoderBatch",
     "FormatError",
     "Info",
     "ModelError",
+    "Receiver",
     "SpecTokenizerError",
     "StreamError",
     "TruncatedError",

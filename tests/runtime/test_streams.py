@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +250,34 @@ def test_many_streams_step_in_one_batch(codec: Codec, speech: np.ndarray) -> Non
         alone, end = network.encode(clips[row : row + 1, 3 * frame :], warm[row][1])
         assert np.array_equal(codes[row], alone[0])
         assert all(np.array_equal(after[name][row], end[name][0]) for name in end)
+
+
+MIGRATED = """
+import sys
+import numpy as np
+import spectokenizer
+
+codec = spectokenizer.load(sys.argv[1])
+saved = {side: dict(np.load(f"{side}.npz", allow_pickle=False)) for side in ("encoder", "decoder")}
+encoder, decoder = codec.encoder(None).restore(saved["encoder"]), codec.decoder().restore(saved["decoder"])
+codes = encoder.push(np.load("rest.npy"))
+np.savez("done.npz", codes=codes, samples=np.concatenate([decoder.conceal(2), decoder.push(codes)]))
+"""
+
+
+def test_a_live_call_moves_to_another_process(
+    tiny_codec: Codec, tiny_folder: Path, speech: np.ndarray, tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[bytes]]
+) -> None:
+    """In the middle of a frame, of a fade and of a loss; the state travels as plain arrays."""
+    encoder, decoder = tiny_codec.encoder(None), tiny_codec.decoder()
+    decoder.push(encoder.push(speech[:5000]))
+    decoder.conceal(6)
+    np.savez(tmp_path / "encoder.npz", **encoder.snapshot())
+    np.savez(tmp_path / "decoder.npz", **decoder.snapshot())
+    np.save(tmp_path / "rest.npy", speech[5000:12000])
+    done = python("-c", MIGRATED, tiny_folder, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "done.npz")
+    codes = encoder.push(speech[5000:12000])
+    np.testing.assert_array_equal(found["codes"], codes)
+    np.testing.assert_array_equal(found["samples"], np.concatenate([decoder.conceal(2), decoder.push(codes)]))
