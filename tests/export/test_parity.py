@@ -19,13 +19,10 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from spectokenizer.export import onnx as export_module  # noqa: E402
-from spectokenizer.export.parity import check  # noqa: E402
+from spectokenizer.export.parity import check, to_graph, to_torch  # noqa: E402
+from spectokenizer.model.spectokenizer import build  # noqa: E402
 
 FRAMES = 12
-
-
-def torch_state(state: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {name: torch.from_numpy(value) for name, value in state.items()}
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +50,27 @@ def test_runtime_equals_torch_from_a_state_mid_stream(tiny_model: Any, network: 
     codes, encoder_after = network.encode(rest, encoder)
     samples, decoder_after = network.decode(codes, decoder)
     with torch.no_grad():
-        expected_codes, expected_encoder = tiny_model.encode(torch.from_numpy(rest), torch_state(encoder))
-        expected_samples, expected_decoder = tiny_model.decode(expected_codes, torch_state(decoder))
+        expected_codes, expected_encoder = tiny_model.encode(torch.from_numpy(rest), to_torch(tiny_model, "encoder", encoder))
+        expected_samples, expected_decoder = tiny_model.decode(expected_codes, to_torch(tiny_model, "decoder", decoder))
     np.testing.assert_array_equal(codes, expected_codes.numpy())
     assert np.abs(samples - expected_samples.numpy()).max() < 1e-4
-    for got, expected in ((encoder_after, expected_encoder), (decoder_after, expected_decoder)):
+    for side, got, state in (("encoder", encoder_after, expected_encoder), ("decoder", decoder_after, expected_decoder)):
+        expected = to_graph(tiny_model, side, state)
         assert got.keys() == expected.keys()
         for name, value in got.items():
-            np.testing.assert_allclose(value, expected[name].numpy(), atol=1e-4, rtol=1e-3)
+            np.testing.assert_allclose(value, expected[name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_states_go_to_torch_and_back(tiny_model: Any, network: Network, side: str) -> None:
+    rng = np.random.default_rng(0)
+    state = {name: rng.random(value.shape, np.float32) for name, value in network.initial_state(side, 2).items()}
+    there = to_torch(tiny_model, side, state)
+    assert {name: value.shape for name, value in there.items()} == {
+        name: value.shape for name, value in getattr(tiny_model, side).initial_state(2).items()
+    }
+    back = to_graph(tiny_model, side, there)
+    assert all(np.array_equal(back[name], value) for name, value in state.items())
 
 
 def test_absent_codes_are_torch_s(tiny_model: Any, network: Network) -> None:
@@ -99,6 +109,29 @@ def test_steps_and_chunks_agree_bit_for_bit(network: Network, sizes: list[int], 
         for other, after in ((cut, state), (single, last)):
             assert np.array_equal(whole, other)
             assert all(np.array_equal(end[name], after[name]) for name in end)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"strides": ((1, 4), (1, 4), (1, 4), (1, 4)), "kernel_time": 2},  # a latent frame is one STFT frame
+        {"strides": ((1, 4), (1, 4), (1, 4), (1, 4)), "kernel_time": 5},
+        {"strides": ((1, 8), (1, 8), (2, 4)), "channels": (8, 8, 8, 16)},
+        {"n_fft": 320, "strides": ((1, 4), (1, 4), (1, 5), (2, 2))},
+    ],
+)
+def test_other_geometries(geometry: dict[str, Any], tmp_path: Path) -> None:
+    config = spectokenizer.CodecConfig("other", **{"channels": (8, 8, 8, 16, 16), "num_codebooks": 3, "codebook_size": 64, **geometry})
+    assert export_module.export(build(config, seed=3).eval(), tmp_path).good
+    network, rng = Network(tmp_path), np.random.default_rng(0)
+    audio = (0.1 * rng.standard_normal((2, FRAMES * config.frame_size))).astype(np.float32)
+    codes, encoder = steps(network, "encoder", audio, [])
+    samples, decoder = steps(network, "decoder", codes, [])
+    again, encoder_again = steps(network, "encoder", audio, [1] * FRAMES)
+    heard, decoder_again = steps(network, "decoder", codes, [1, 1, 2] * FRAMES)
+    assert np.array_equal(again, codes) and np.array_equal(heard, samples)
+    for one, other in ((encoder, encoder_again), (decoder, decoder_again)):
+        assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 @given(batch=st.integers(2, 9), seed=st.integers(0, 1000))

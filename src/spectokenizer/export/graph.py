@@ -44,6 +44,7 @@ class Graph:
         self._initializers: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._renamed: dict[str, str] = {}
 
     def constant(self, array: np.ndarray | Sequence[int] | float) -> str:
         """float64 becomes float32, lists of ints int64."""
@@ -77,7 +78,10 @@ class Graph:
         return name
 
     def output(self, name: str, value: str, shape: Sequence[int | str], kind: int = FLOAT) -> None:
-        self._nodes.append(helper.make_node("Identity", [value], [name]))
+        """`value` leaves the graph as `name`; nothing is copied unless it came in or leaves twice."""
+        if value in self._renamed or value in {i.name for i in self._inputs}:
+            value = self.op("Identity", value)
+        self._renamed[value] = name
         self._outputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
 
     # -- the few compound operations that the layers share -----------------------------------------------------------
@@ -115,6 +119,9 @@ class Graph:
         return every, last
 
     def save(self, path: Path) -> None:
+        for node in self._nodes:
+            node.input[:] = [self._renamed.get(value, value) for value in node.input]
+            node.output[:] = [self._renamed.get(value, value) for value in node.output]
         graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, self._initializers)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="spectokenizer")
         model.ir_version = 8

@@ -13,8 +13,9 @@ codes and samples agree bit for bit. Parity with torch is checked at the end of 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,226 +26,374 @@ from ..errors import ModelError
 from ..model.layers import RNN2D, ComplexConv, Down, Stem, Up
 from ..model.quantizer import ResidualVQ
 from ..model.spectokenizer import Chain, SpecTokenizer
-from ..model.spectrum import FLOOR, Analysis, Synthesis, dft_matrices
+from ..model.spectrum import FLOOR, Analysis, Synthesis
 from ..runtime.network import CONFIG, GRAPHS, WEIGHTS
 from .graph import INT64, Graph, Weights
-from .parity import Parity, check
+from .parity import Parity, check, to_graph
+
+FEW_BANDS = 4  # levels with so few rows a stream run the GRU operator, the others its arithmetic written out
 
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().double().numpy()
 
 
+class Signal(NamedTuple):
+    """An activation in the graph: n frames of B streams, [B, n, bands·channels].
+
+    With `scale` and `offset`, per channel, the layer means scale · value + offset, and value has rows of any width (see `snake`).
+    """
+
+    value: str
+    bands: int
+    channels: int
+    scale: np.ndarray | None = None
+    offset: np.ndarray | None = None
+
+
 class Layers:
-    """Each method writes one layer of `model` into the graph: (x, state) → (y, new state), x is [T, B, F, C]."""
+    """Each method writes one layer of `model` into the graph: (x, state) → (y, new state).
 
-    def __init__(self, graph: Graph, config: CodecConfig):
-        self.g, self.config = graph, config
-        self.frames: int | None = None  # how many frames x has, when fixed (step graph); the last level works at a lower rate
+    Inside a layer x may be seen as [B, n, bands, channels]: streams first, so states and audio need no transpose. A product
+    takes all rows at once, its bias with it; a row's result depends on no other row.
+    """
 
-    def write(self, layer: Any, x: str, state: str) -> tuple[str, str]:
+    def __init__(self, graph: Graph, config: CodecConfig, step: bool):
+        self.g, self.config, self.step = graph, config, step
+        self.frames: int | None = None  # n of x, when fixed (step graph); the last level works at a lower rate
+        self.batch = ""  # in the chunk graph the number of streams, [1]
+
+    def write(self, layer: Any, x: Any, state: str) -> tuple[Any, str]:
         return getattr(self, type(layer).__name__.lower())(layer, x, state)
 
-    def dft(self) -> np.ndarray:
-        """[window, 2·bins], cosines first; the synthesis matrix is its transpose, so the weights file holds it once."""
-        matrix = dft_matrices(self.config)[0]
-        return matrix.reshape(-1, self.config.num_bins, 2).transpose(0, 2, 1).reshape(-1, 2 * self.config.num_bins)
+    def shaped(self, x: str, before: Sequence[int], after: Sequence[int], frames: int | None = None) -> str:
+        """x as [*before, B, n, *after]; Reshape can find out only one of B and n by itself."""
+        g, frames = self.g, frames or self.frames
+        if frames is not None:
+            return g.reshape(x, [*before, -1, frames, *after])
+        ends = [g.constant(list(before))] if before else []
+        return g.op("Reshape", x, g.op("Concat", *ends, self.batch, g.constant([-1, *after]), axis=0))
 
     # -- spectrum ------------------------------------------------------------------------------------------------
 
+    def dft(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Taper [window] and, of sample `hop` ± m, cosines and sines [m = 0 … hop, bins].
+
+        Phases are referred to the window's middle, sample `hop`: sums and differences of samples that mirror each other there meet
+        cosines and sines alone, half of the products.
+        """
+        c = self.config
+        taper = np.sin(np.pi * (np.arange(c.window_length) + 0.5) / c.window_length)
+        phase = 2 * np.pi * np.outer(np.arange(c.hop_length + 1), np.arange(c.num_bins)) / c.n_fft
+        return taper, np.cos(phase), np.sin(phase)
+
     def analysis(self, layer: Analysis, audio: str, state: str) -> tuple[str, str]:
-        """STFT and DRC; real parts in the first half of the last axis, imaginary parts in the second."""
-        g, hop, bins = self.g, self.config.hop_length, self.config.num_bins
-        hops = g.op("Transpose", g.reshape(audio, [0, -1, hop]), perm=[1, 0, 2])  # [n, B, hop]
-        samples = g.op("Concat", g.op("Unsqueeze", state, g.constant([0])), hops, axis=0)
-        frames = g.op("Concat", g.slice(samples, 0, -1, 0), hops, axis=-1)  # [n, B, window]
-        s = g.linear(frames, self.dft())
-        re, im = g.split(s, [bins, bins])
+        """STFT and DRC: [B·n, 2·bins], real parts in the first half of a row, imaginary parts in the second."""
+        g, hop = self.g, self.config.hop_length
+        if self.frames == 2:
+            samples = g.op("Concat", state, g.slice(audio, 0, hop, 1), audio, axis=1)  # the first hop is in both frames
+        else:
+            hops = g.reshape(g.op("Concat", state, audio, axis=1), [0, -1, hop])
+            samples = g.op("Concat", g.slice(hops, 0, -1, 1), g.slice(hops, 1, None, 1), axis=-1)
+        taper, cosine, sine = self.dft()
+        frames = g.pad(g.op("Mul", g.reshape(samples, [-1, 2 * hop]), g.constant(taper)), 2, 1, 0, 1)
+        late = g.slice(frames, hop, None, 1)  # samples hop + m, then the zero
+        early = g.op("Gather", frames, g.constant([2 * hop, *range(hop - 1, -1, -1)]), axis=1)  # samples hop − m
+        re = g.op("MatMul", g.op("Add", late, early), g.constant(cosine))
+        im = g.op("MatMul", g.op("Sub", early, late), g.constant(sine))
         power = g.op("Add", g.op("Add", g.op("Mul", re, re), g.op("Mul", im, im)), g.constant(FLOOR))
         root = g.op("Sqrt", g.op("Sqrt", power))
-        s_c = g.op("Concat", g.op("Div", re, root), g.op("Div", im, root), axis=-1)  # [n, B, 2·bins]
-        return s_c, g.op("Squeeze", g.slice(samples, -1, None, 0), g.constant([0]))
+        s_c = g.op("Concat", g.op("Div", re, root), g.op("Div", im, root), axis=-1)
+        return s_c, g.slice(audio, -hop, None, 1)
 
     def synthesis(self, layer: Synthesis, s_c: str, state: str) -> tuple[str, str]:
-        """DRE and iSTFT of (re, im) [n, B, 2·bins] as above."""
-        g, hop, bins = self.g, self.config.hop_length, self.config.num_bins
-        re, im = g.split(s_c, [bins, bins])
-        power = g.op("Add", g.op("Add", g.op("Mul", re, re), g.op("Mul", im, im)), g.constant(FLOOR**2))
-        root = g.op("Sqrt", power)
-        s = g.op("Concat", g.op("Mul", re, root), g.op("Mul", im, root), axis=-1)
-        share = np.tile(np.where(np.arange(bins) == 0, 1.0, 2.0) / self.config.n_fft, 2)  # each bin but 0 stands for two
-        inverse = g.op("Transpose", g.op("Mul", g.constant(self.dft()), g.constant(share)), perm=[1, 0])  # folded when loaded
-        head, tail = g.split(g.op("MatMul", s, inverse), [hop, hop])
-        late = g.op("Concat", g.op("Unsqueeze", state, g.constant([0])), tail, axis=0)
-        audio = g.op("Add", head, g.slice(late, 0, -1, 0))  # [n, B, hop]
-        audio = g.reshape(g.op("Transpose", audio, perm=[1, 0, 2]), [0, -1])
-        return audio, g.op("Squeeze", g.slice(late, -1, None, 0), g.constant([0]))
+        """DRE and iSTFT of [2 (re, im), B, n, bins]."""
+        g, hop = self.g, self.config.hop_length
+        squares = g.split(g.op("Mul", s_c, s_c), [1, 1], 0)
+        root = g.op("Sqrt", g.op("Add", g.op("Add", *squares), g.constant(FLOOR**2)))
+        re, im = g.split(g.op("Mul", s_c, root), [1, 1], 0)  # [1, B, n, bins]
+        taper, cosine, sine = self.dft()
+        share = np.where(np.arange(self.config.num_bins) == 0, 1.0, 2.0)[:, None] / self.config.n_fft  # each bin but 0 stands for two
+        even, odd = (
+            g.op("MatMul", x, g.op("Mul", g.op("Transpose", g.constant(matrix), perm=[1, 0]), g.constant(share)))  # folded when loaded
+            for x, matrix in ((re, cosine), (im, sine))
+        )
+        head = g.op("Gather", g.op("Add", even, odd), g.constant(list(range(hop, 0, -1))), axis=3)  # samples hop − m
+        head = g.op("Mul", head, g.constant(taper[:hop]))
+        tail = g.op("Mul", g.slice(g.op("Sub", even, odd), 0, hop, 3), g.constant(taper[hop:]))
+        late = g.reshape(state, [1, -1, 1, hop])
+        if self.frames == 2:
+            before, last = g.split(tail, [1, 1], 2)
+            late = g.op("Concat", late, before, axis=2)
+        else:
+            late = g.op("Concat", late, g.slice(tail, 0, -1, 2), axis=2)
+            last = g.slice(tail, -1, None, 2)
+        audio = g.op("Add", head, late)  # [1, B, n, hop]
+        if self.frames is None:
+            return g.op("Reshape", audio, g.op("Concat", self.batch, g.constant([-1]), axis=0)), g.reshape(last, [-1, hop])
+        return g.reshape(audio, [-1, self.frames * hop]), g.reshape(last, [-1, hop])
 
     # -- convolutions --------------------------------------------------------------------------------------------
 
     def taps(self, x: str, history: str, taps: int, stride: int, bands: int, channels: int) -> tuple[str, str]:
-        g, kept = self.g, taps - stride
-        past = g.op("Transpose", g.reshape(history, [0, bands, kept, channels]), perm=[2, 0, 1, 3])
-        padded = g.op("Concat", past, x, axis=0)
-        views = [g.slice(padded, i, (i - taps + 1) or None, 0, stride) for i in range(taps)]
-        window = g.op("Concat", *views, axis=-1)
-        new = g.op("Transpose", g.slice(padded, -kept, None, 0), perm=[1, 2, 0, 3])
-        return window, g.reshape(new, [0, 0, kept * channels])
+        """The last `taps` frames before each output side by side, [B·n/stride·bands, taps·channels], and the new history."""
+        g, kept, n = self.g, taps - stride, self.frames
+        padded = g.op("Concat", history, x, axis=1)
+        if n == stride and bands == 1:
+            window = padded
+        else:
+            views = [g.slice(padded, i, (i - taps + 1) or None, 1, stride) for i in range(taps) if stride > 1 or 0 < i < kept]
+            if stride == 1:
+                views = [history if n == kept else g.slice(padded, 0, 1 - taps, 1), *views, x]
+            window = g.op("Concat", *views, axis=-1)
+        return g.reshape(window, [-1, taps * channels]), x if n == kept else g.slice(padded, -kept, None, 1)
 
-    def snake(self, x: str, alpha: Tensor) -> str:
-        g, a = self.g, _array(alpha)
-        sine = g.op("Sin", g.op("Mul", x, g.constant(a)))
-        return g.op("Add", x, g.op("Mul", g.op("Mul", sine, sine), g.constant(1 / a)))
+    def snake(self, x: str, weight: np.ndarray, bias: np.ndarray, alpha: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
+        """s + sin²(αs)/α of s = x · weight + bias, as (value, scale, offset): two operations behind the product.
 
-    def stem(self, layer: Stem, s_c: str, state: str) -> tuple[str, str]:
-        """Each band gathers its bins and one neighbour on either side; index 2·bins is a zero."""
-        g, bins, width = self.g, self.config.num_bins, layer.stride + 2
-        bin_of = np.arange(layer.bands)[:, None] * layer.stride + np.arange(-1, layer.stride + 1)  # [bands, width]
+        sin² is (1 − cos)/2, so with v = 2αs − π/2 the result is (v + sin v + 1 + π/2) / 2α, and v comes out of the product itself.
+        """
+        g = self.g
+        v = g.op("Gemm", x, g.constant(weight * 2 * alpha), g.constant(bias * 2 * alpha - np.pi / 2))
+        return g.op("Add", v, g.op("Sin", v)), 0.5 / alpha, (0.5 + np.pi / 4) / alpha
+
+    def plain(self, x: Signal) -> str:
+        """[B, n, bands·channels] with scale and offset applied: over whole frames, onnxruntime is slow at short rows."""
+        if x.scale is None or x.offset is None:
+            return x.value
+        g, value = self.g, self.shaped(x.value, [], [x.bands * x.channels])
+        value = g.op("Mul", value, g.constant(np.tile(x.scale, x.bands)))
+        return g.op("Add", value, g.constant(np.tile(x.offset, x.bands)))
+
+    def stem(self, layer: Stem, s_c: str, state: str) -> tuple[Signal, str]:
+        """Each band gathers its bins and one neighbour on either side; beyond the ends stands bin 0's imaginary part, which is 0.
+
+        A latent frame's STFT frames stand side by side, so the window moves by one latent frame and one product makes their outputs;
+        the zeros in its weights cost a fifth of a small product and save most of the copying.
+        """
+        g, config, bins, width = self.g, self.config, self.config.num_bins, 2 * (layer.stride + 2)
+        group, taps = config.time_stride, layer.taps + 2
+        bin_of = np.arange(layer.bands)[:, None] * layer.stride + np.arange(-1, layer.stride + 1)  # [bands, stride + 2]
         index = np.stack([bin_of, bin_of + bins], -1)  # real and imaginary part
-        index[(bin_of < 0) | (bin_of >= bins)] = 2 * bins
-        bands = g.op("Gather", g.pad(s_c, 3, 2, 0, 1), g.constant(index.reshape(layer.bands, 2 * width)), axis=2)
-        window, state = self.taps(bands, state, layer.taps + 2, 1, layer.bands, 2 * width)
-        return self.snake(g.linear(window, _array(layer.kernel()), _array(layer.bias)), layer.snake.alpha), state
+        index[(bin_of < 0) | (bin_of >= bins)] = bins
+        frame = np.arange(group)[:, None, None, None] * 2 * bins
+        index = (index + frame).transpose(1, 0, 2, 3).reshape(layer.bands, group * width)
+        new = g.op("Gather", g.reshape(s_c, [-1, group * 2 * bins]), g.constant(index), axis=1)  # [B·T, bands, group·width]
+        kept, past = (taps - 1) * width, -(-(taps - 1) // group)  # what the state holds; how many latent frames that is
+        if self.step:
+            window = g.op("Concat", state, new, axis=-1)
+            after = g.slice(window, -kept, None, 2)
+        else:
+            size = group * width
+            older = g.pad(state, 3, 2, past * size - kept, 0)
+            older = g.op("Transpose", g.reshape(older, [0, layer.bands, past, size]), perm=[0, 2, 1, 3])
+            padded = g.op("Concat", older, self.shaped(new, [], [layer.bands, size]), axis=1)  # [B, past + T, bands, size]
+            views = [g.slice(padded, i, (i - past) or None, 1) for i in range(past + 1)]
+            window = g.slice(g.op("Concat", *views, axis=-1), past * size - kept, None, 3)
+            last = g.op("Transpose", g.slice(padded, -past, None, 1), perm=[0, 2, 1, 3])
+            after = g.slice(g.reshape(last, [0, layer.bands, past * size]), -kept, None, 2)
+        kernel = _array(layer.kernel())
+        channels = kernel.shape[1]
+        weight = np.zeros((kept + group * width, group, channels))
+        for i in range(group):
+            weight[i * width : (i + taps) * width, i] = kernel
+        alpha = _array(layer.snake.alpha)
+        v = g.op("MatMul", g.reshape(window, [-1, layer.bands, weight.shape[0]]), g.constant((weight * 2 * alpha).reshape(len(weight), -1)))
+        v = g.op("Transpose", g.reshape(v, [0, layer.bands, group, channels]), perm=[0, 2, 1, 3])  # [B·T, group, bands, C]
+        v = g.reshape(g.op("Add", v, g.constant(_array(layer.bias) * 2 * alpha - np.pi / 2)), [-1, channels])
+        y = g.op("Add", v, g.op("Sin", v))
+        return Signal(y, layer.bands, channels, 0.5 / alpha, (0.5 + np.pi / 4) / alpha), after
 
-    def down(self, layer: Down, x: str, state: str) -> tuple[str, str]:
-        g, channels = self.g, layer.weight.shape[0] // layer.taps
-        folded = g.reshape(x, [0, 0, layer.bands_out, channels])
+    def down(self, layer: Down, x: Signal, state: str) -> tuple[Signal, str]:
+        channels = layer.weight.shape[0] // layer.taps
+        folded = self.g.reshape(self.plain(x), [0, 0, layer.bands_out, channels])
         window, state = self.taps(folded, state, layer.taps, layer.stride[0], layer.bands_out, channels)
-        return self.snake(g.linear(window, _array(layer.weight), _array(layer.bias)), layer.snake.alpha), state
+        y = self.snake(window, _array(layer.weight), _array(layer.bias), _array(layer.snake.alpha))
+        return Signal(y[0], layer.bands_out, layer.weight.shape[1], *y[1:]), state
 
-    def up(self, layer: Up, x: str, state: str) -> tuple[str, str]:
-        g, weight = self.g, _array(layer.weight)
-        window, state = self.taps(x, state, layer.kept + 1, 1, layer.bands_in, layer.c_in)
-        bands = layer.bands_in * layer.stride[1]
-        if layer.stride[0] == 1:
-            y = g.reshape(g.linear(window, weight), [0, 0, bands, layer.c_out])
-        else:  # both output frames of an input frame from one product
+    def up(self, layer: Up, x: Signal, state: str) -> tuple[Signal, str]:
+        weight = _array(layer.weight)
+        frames = self.g.reshape(self.plain(x), [0, 0, layer.bands_in, layer.c_in])
+        window, state = self.taps(frames, state, layer.kept + 1, 1, layer.bands_in, layer.c_in)
+        if layer.stride[0] == 2:  # both output frames of an input frame from one product; there is one band
             oldest, middle, newest = np.split(weight, 3)
-            both = np.concatenate([np.concatenate([oldest, newest]), np.concatenate([0 * middle, middle])], 1)
-            y = g.reshape(g.linear(window, both), [0, 0, layer.bands_in, 2, weight.shape[1]])
-            y = g.op("Transpose", y, perm=[0, 3, 1, 2, 4])  # [T, 2, B, F, stride_f·C]
-            if self.frames:
-                y = g.reshape(y, [self.frames, -1, bands, layer.c_out])
-            else:  # [2T, B, bands, C] with neither T nor B known: flatten all, then name the batch
-                batch = g.slice(g.op("Shape", x), 1, 2, 0)
-                shape = g.op("Concat", g.constant([-1]), batch, g.constant([bands, layer.c_out]), axis=0)
-                y = g.op("Reshape", y, shape)
-        return self.snake(g.op("Add", y, g.constant(_array(layer.bias))), layer.snake.alpha), state
+            weight = np.concatenate([np.concatenate([oldest, newest]), np.concatenate([0 * middle, middle])], 1)
+        copies = weight.shape[1] // layer.c_out
+        value, scale, offset = self.snake(window, weight, *(np.tile(_array(p), copies) for p in (layer.bias, layer.snake.alpha)))
+        bands = layer.bands_in * layer.stride[1]
+        return Signal(value, bands, layer.c_out, scale[: layer.c_out], offset[: layer.c_out]), state
 
-    def complexconv(self, layer: ComplexConv, x: str, state: str) -> tuple[str, str]:
-        """As in the torch layer; the result has the real parts first: [T, B, 2·bins]."""
-        g, bins = self.g, layer.bins
-        below, here, above = g.split(g.linear(x, _array(layer.kernel())), [6, 6, 6])
-        below = g.pad(g.slice(below, 0, -1, 2), 4, 2, 1, 0)
-        above = g.pad(g.slice(above, 1, None, 2), 4, 2, 0, 1)
-        now, one, two = g.split(g.op("Add", g.op("Add", here, below), above), [2, 2, 2])
-        past = g.op("Add", g.pad(one, 4, 0, 1, 1), g.pad(two, 4, 0, 2, 0))  # [T + 2, B, bins, 2]
-        owed = g.op("Transpose", g.reshape(state, [0, bins, 2, 2]), perm=[2, 0, 1, 3])
-        past = g.op("Concat", g.op("Add", g.slice(past, 0, 2, 0), owed), g.slice(past, 2, None, 0), axis=0)
-        y = g.op("Add", g.op("Add", now, g.slice(past, 0, -2, 0)), g.constant(_array(layer.bias)))
-        y = g.reshape(g.op("Transpose", y, perm=[0, 1, 3, 2]), [0, 0, 2 * bins])
-        owed = g.op("Transpose", g.slice(past, -2, None, 0), perm=[1, 2, 0, 3])
-        return y, g.reshape(owed, [0, 0, 4])
+    def complexconv(self, layer: ComplexConv, x: Signal, state: str) -> tuple[str, str]:
+        """As in the torch layer, but planes of bins instead of pairs: [2 (re, im), B, n, bins]; state [B, 2 (re, im), 2 frames, bins]."""
+        g, bins, n = self.g, layer.bins, self.frames
+        kernel = _array(layer.kernel())  # [C, 3 (frequency) · 3 (time) · 2]
+        bias = np.zeros(18)
+        bias[6:8] = _array(layer.bias)
+        if x.scale is not None and x.offset is not None:
+            bias += x.offset @ kernel
+            kernel = kernel * x.scale[:, None]
+        rows = g.reshape(x.value, [-1, x.channels])
+        products = g.op("Gemm", g.constant(kernel.T), rows, g.constant(bias[:, None]), transB=1)  # [18, B·n·bins]
+        below, here, above = g.split(g.reshape(products, [18, -1, bins]), [6, 6, 6], 0)
+        y = g.op("Add", g.op("Add", here, g.pad(below, 3, 2, 1, -1)), g.pad(above, 3, 2, -1, 1))
+        now, one, two = g.split(self.shaped(y, [6], [bins]), [2, 2, 2], 0)
+        past = g.op("Add", g.pad(one, 4, 2, 1, 1), g.pad(two, 4, 2, 2, 0))  # [2, B, n + 2, bins]
+        owed = g.op("Transpose", state, perm=[1, 0, 2, 3])
+        if n == 2:
+            first, after = g.split(past, [2, 2], 2)
+            first = g.op("Add", first, owed)
+        else:
+            past = g.op("Concat", g.op("Add", g.slice(past, 0, 2, 2), owed), g.slice(past, 2, None, 2), axis=2)
+            first, after = g.slice(past, 0, -2, 2), g.slice(past, -2, None, 2)
+        return g.op("Add", now, first), g.op("Transpose", after, perm=[1, 0, 2, 3])
 
     # -- recurrence ----------------------------------------------------------------------------------------------
 
-    def rnn2d(self, layer: RNN2D, x: str, state: str) -> tuple[str, str]:
+    def rnn2d(self, layer: RNN2D, x: Signal, state: str) -> tuple[Signal, str]:
         g, c, bands = self.g, layer.channels, layer.bands
-        ones = g.constant(np.ones((bands, c)))  # eq. 3 and 4 have no gain
-        y = g.op("Tanh", g.op("LayerNormalization", x, ones, axis=-2, epsilon=layer.norm.eps))
-        y = g.reshape(y, [0, -1, c])  # [T, B·bands, C]
-        h = g.reshape(state, [-1, c])
-        y, h = self.gru(layer.gru, y, h)
-        y = self.snake(g.linear(y, _array(layer.conv.weight).T, _array(layer.conv.bias)), layer.snake.alpha)
-        return g.op("Add", x, g.reshape(y, [0, -1, bands, c])), g.reshape(h, [-1, bands, c])
+        value = self.plain(x)
+        ones = g.constant(np.ones(bands * c))  # eq. 3 and 4 have no gain
+        y = g.op("LayerNormalization", value, ones, axis=-1, epsilon=layer.norm.eps)
+        run = self.gru if bands <= FEW_BANDS else self.cells
+        y, h = run(layer.gru, g.op("Tanh", y), state, bands)
+        y, scale, offset = self.snake(y, _array(layer.conv.weight).T, _array(layer.conv.bias), _array(layer.snake.alpha))
+        return Signal(g.op("Add", value, self.plain(Signal(y, bands, c, scale, offset))), bands, c), g.reshape(h, [-1, bands, c])
 
-    def gru(self, gru: torch.nn.GRU, x: str, h: str) -> tuple[str, str]:
-        """x [T, R, C], h [R, C]: the input's share of the gates for all frames at once, then one cell per frame.
+    def over_time(self, x: str, bands: int, channels: int) -> str:
+        """[B, n, bands·C] to [n, B·bands, C]."""
+        g = self.g
+        if self.frames == 1:
+            return g.reshape(x, [1, -1, channels])
+        x = g.op("Transpose", x, perm=[1, 0, 2])
+        if self.frames is not None:
+            return g.reshape(x, [self.frames, -1, channels])
+        rows = g.op("Mul", self.batch, g.constant([bands]))
+        return g.op("Reshape", x, g.op("Concat", g.constant([-1]), rows, g.constant([channels]), axis=0))
 
-        Step graph: cells in a row. Chunk graph: the same cell in a Scan; the GRU operator computes its own sigmoid, and codes
-        must not depend on which graph made them.
-        """
+    def over_streams(self, y: str, bands: int, channels: int) -> str:
+        """[n, B·bands, C] to [B·n·bands, C]."""
+        g = self.g
+        if self.frames != 1:
+            if self.frames is not None:
+                y = g.reshape(y, [self.frames, -1, bands * channels])
+            else:
+                y = g.op("Reshape", y, g.op("Concat", g.constant([-1]), self.batch, g.constant([bands * channels]), axis=0))
+            y = g.op("Transpose", y, perm=[1, 0, 2])
+        return g.reshape(y, [-1, channels])
+
+    def gru(self, gru: torch.nn.GRU, x: str, state: str, bands: int) -> tuple[str, str]:
+        """x [B, n, bands·C], state [B, bands, C] to all states [B·n·bands, C] and the last, in one operator."""
         g, c = self.g, gru.hidden_size
-        bias = _array(gru.bias_ih_l0) + np.concatenate([_array(gru.bias_hh_l0)[: 2 * c], np.zeros(c)])
-        gates = g.linear(x, _array(gru.weight_ih_l0).T, bias)
+        order = np.r_[c : 2 * c, :c, 2 * c : 3 * c]  # ONNX has z, r, n
+        w, u = (g.constant(_array(p)[None, order]) for p in (gru.weight_ih_l0, gru.weight_hh_l0))
+        bias = g.constant(np.concatenate([_array(p)[order] for p in (gru.bias_ih_l0, gru.bias_hh_l0)])[None])
+        x, h = self.over_time(x, bands, c), g.reshape(state, [1, -1, c])
+        every, last = g.ops("GRU", x, w, u, bias, "", h, outputs=2, hidden_size=c, linear_before_reset=1)
+        return self.over_streams(every, bands, c), last
+
+    def cells(self, gru: torch.nn.GRU, x: str, state: str, bands: int) -> tuple[str, str]:
+        """The same written out, which is faster from a few hundred rows on: in a row, or in the chunk graph in a Scan."""
+        g, c, h = self.g, gru.hidden_size, self.g.reshape(state, [-1, gru.hidden_size])
         if self.frames is None:
-            return g.scan(lambda body, h, frame: self.cell(body, gru, frame, h), h, gates)
-        steps = g.split(gates, [1] * self.frames, axis=0) if self.frames > 1 else [gates]
-        outputs = []
-        for frame in steps:
-            h = self.cell(g, gru, g.op("Squeeze", frame, g.constant([0])), h)
-            outputs.append(g.op("Unsqueeze", h, g.constant([0])))
-        return (g.op("Concat", *outputs, axis=0) if len(outputs) > 1 else outputs[0]), h
+            every, h = g.scan(lambda body, h, frame: self.cell(body, gru, frame, h), h, self.over_time(x, bands, c))
+            return self.over_streams(every, bands, c), h
+        states = []
+        for frame in g.split(x, [1] * self.frames, 1) if self.frames > 1 else [x]:
+            h = self.cell(g, gru, g.reshape(frame, [-1, c]), h)
+            states.append(g.reshape(h, [-1, 1, bands * c]))
+        return g.reshape(g.op("Concat", *states, axis=1) if len(states) > 1 else h, [-1, c]), h
 
     @staticmethod
-    def cell(g: Graph, gru: torch.nn.GRU, gates: str, h: str) -> str:
-        """r, z = σ(W x + U h); n = tanh(W x + r·(U h + b)); h ← n + z·(h − n), with W x + b in `gates` [R, 3C]."""
+    def cell(g: Graph, gru: torch.nn.GRU, x: str, h: str) -> str:
+        """r, z = σ(W x + U h + b); n = tanh(W x + b + r·(U h + b)); h ← n + z·(h − n), x and h [R, C].
+
+        onnxruntime runs the sigmoid and the tanh inside the products before them.
+        """
         c = gru.hidden_size
-        x_rz, x_n = g.split(gates, [2 * c, c])
-        h_rz, h_n = g.split(g.linear(h, _array(gru.weight_hh_l0).T), [2 * c, c])
-        r, z = g.split(g.op("Sigmoid", g.op("Add", x_rz, h_rz)), [c, c])
-        b = g.constant(_array(gru.bias_hh_l0)[2 * c :])
-        n = g.op("Tanh", g.op("Add", x_n, g.op("Mul", r, g.op("Add", h_n, b))))
+        w, u, b_w, b_u = (_array(p) for p in (gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0))
+        both, weight, bias = g.op("Concat", x, h, axis=-1), np.concatenate([w, u], 1).T, b_w + b_u
+        r, z = (
+            g.op("Sigmoid", g.op("Gemm", both, g.constant(weight[:, gate]), g.constant(bias[gate])))
+            for gate in (slice(0, c), slice(c, 2 * c))
+        )
+        late = slice(2 * c, 3 * c)
+        past = g.op("Mul", r, g.op("Gemm", h, g.constant(u[late].T), g.constant(b_u[late])))
+        n = g.op("Tanh", g.op("Gemm", x, g.constant(w[late].T), g.op("Add", past, g.constant(b_w[late]))))
         return g.op("Add", n, g.op("Mul", z, g.op("Sub", h, n)))
 
 
 def tables(g: Graph, quantizer: ResidualVQ) -> str:
-    """All codebooks one below the other and a row of zeros, the absent code: [K·S + 1, d]."""
-    codebooks = _array(quantizer.codebooks).reshape(-1, quantizer.codebook_dim)
-    return g.constant(np.concatenate([codebooks, np.zeros((1, quantizer.codebook_dim))]))
+    """All codebooks one below the other, [K·S, d]."""
+    return g.constant(_array(quantizer.codebooks).reshape(-1, quantizer.codebook_dim))
 
 
 def quantize(g: Graph, quantizer: ResidualVQ, z: str) -> str:
-    """Latents [T, B, 1, D] to codes [B, K, T]: per stage project, score −‖u − c‖²/2, take the best, subtract it."""
-    num, size, _ = quantizer.codebooks.shape
-    residual, codes = g.reshape(z, [-1, quantizer.project_in.shape[1]]), []
+    """Latents [N, D] to codes [N, K].
+
+    A stage sees only its projection of what the stages before left over, so all projections are made at once, and a chosen entry is
+    subtracted from those of the later stages. Beside each projection stands a 1 that meets −‖c‖²/2 in the score.
+    """
+    num, size, dim = quantizer.codebooks.shape
+    into, out = _array(quantizer.project_in), _array(quantizer.project_out)
+    ones = np.tile(np.r_[np.zeros(dim), 1.0], num)
+    wide = np.pad(into, [(0, 0), (0, 0), (0, 1)])  # [K, D, d + 1]
+    rest, codes = g.op("Gemm", z, g.constant(wide.transpose(1, 0, 2).reshape(into.shape[1], -1)), g.constant(ones)), []
     for k in range(num):
         codebook = g.slice(tables(g, quantizer), k * size, (k + 1) * size, 0)  # folded when loaded
-        u = g.op("MatMul", residual, g.constant(_array(quantizer.project_in[k])))
-        offset = g.constant(-0.5 * np.square(_array(quantizer.codebooks[k])).sum(-1))
-        index = g.op("ArgMax", g.op("Gemm", u, codebook, offset, transB=1), axis=-1, keepdims=0)  # [T·B]
-        codes.append(g.op("Unsqueeze", index, g.constant([1])))
-        if k + 1 < num:
-            residual = g.op("Sub", residual, g.linear(g.op("Gather", codebook, index), _array(quantizer.project_out[k])))
-    shape = g.op("Concat", g.slice(g.op("Shape", z), 0, 2, 0), g.constant([num]), axis=0)
-    stacked = g.op("Reshape", g.op("Concat", *codes, axis=-1), shape)  # [T, B, K]
-    return g.op("Transpose", stacked, perm=[1, 2, 0])
+        offset = g.constant(-0.5 * np.square(_array(quantizer.codebooks[k])).sum(-1)[None])
+        entries = g.op("Concat", g.op("Transpose", codebook, perm=[1, 0]), offset, axis=0)  # folded, too
+        later = num - 1 - k
+        u, rest = g.split(rest, [dim + 1, later * (dim + 1)]) if later else (rest, "")
+        codes.append(g.op("ArgMax", g.op("MatMul", u, entries), axis=-1))
+        if later:
+            step = np.concatenate(list(out[k] @ wide[k + 1 :]), 1)  # [d, later·(d + 1)]
+            rest = g.op("Gemm", g.op("GatherND", codebook, codes[-1]), g.constant(-step), rest)
+    return g.op("Concat", *codes, axis=-1)
 
 
 def dequantize(g: Graph, quantizer: ResidualVQ, codes: str) -> str:
-    """Codes [B, K, T] to latents [T, B, 1, D]: one look-up in all tables and one product."""
+    """Codes [B, T, K] to latents [B, T, D]: one look-up in all tables, each with a row of zeros for the absent code, and one product."""
     num, size, dim = quantizer.codebooks.shape
-    frames = g.op("Transpose", codes, perm=[2, 0, 1])
-    absent = g.op("Equal", frames, g.constant([size]))
-    index = g.op("Where", absent, g.constant([num * size]), g.op("Add", frames, g.constant(np.arange(num) * size)))
-    entries = g.reshape(g.op("Gather", tables(g, quantizer), index), [0, 0, 1, num * dim])
-    return g.linear(entries, _array(quantizer.project_out).reshape(num * dim, -1))
+    table = g.reshape(g.pad(g.reshape(tables(g, quantizer), [num, size, dim]), 3, 1, 0, 1), [-1, dim])  # folded when loaded
+    entries = g.op("Gather", table, g.op("Add", codes, g.constant(np.arange(num) * (size + 1))))
+    return g.op("MatMul", g.reshape(entries, [0, 0, num * dim]), g.constant(_array(quantizer.project_out).reshape(num * dim, -1)))
 
 
 def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
     side, kind = name.split("_")
     config, step = model.config, kind == "step"
     graph = Graph(name, weights, WEIGHTS)
-    layers = Layers(graph, config)
+    layers = Layers(graph, config, step)
     chain: Chain = getattr(model, side)
-    states = {layer: list(state.shape[1:]) for layer, state in chain.initial_state(1).items()}
+    states = {layer: list(value.shape[1:]) for layer, value in to_graph(model, side, chain.initial_state(1)).items()}
     samples: int | str = config.frame_size if step else "samples"
     time: int | str = 1 if step else "frames"
     codes_shape = ["batch", config.num_codebooks, time]
 
-    x = graph.input("audio", ["batch", samples]) if side == "encoder" else graph.input("codes", codes_shape, INT64)
+    first = graph.input("audio", ["batch", samples]) if side == "encoder" else graph.input("codes", codes_shape, INT64)
     inputs = {layer: graph.input(f"{layer}_in", ["batch", *shape]) for layer, shape in states.items()}
+    if not step:
+        layers.batch = graph.slice(graph.op("Shape", first), 0, 1, 0)
+    x: Any = first
     if side == "decoder":
-        x = dequantize(graph, model.quantizer, x)
+        frames = graph.reshape(first, [-1, 1, config.num_codebooks]) if step else graph.op("Transpose", first, perm=[0, 2, 1])
+        x = Signal(dequantize(graph, model.quantizer, frames), 1, config.latent_dim)
     outputs = {}
     latent_level = f"rnn{len(config.strides) - 1}"
     for layer_name, layer in chain.items():
-        layers.frames = (1 if layer_name == latent_level else config.time_stride) if step else None
+        if step:
+            latent = layer_name == latent_level or (isinstance(layer, Up) and layer.stride[0] == config.time_stride)
+            layers.frames = 1 if latent else config.time_stride
         x, outputs[layer_name] = layers.write(layer, x, inputs[layer_name])
     if side == "encoder":
-        ones = graph.constant(np.ones((1, config.latent_dim)))
-        z = graph.op("LayerNormalization", x, ones, axis=-2, epsilon=model.norm.eps)
-        graph.output("codes", quantize(graph, model.quantizer, z), codes_shape, INT64)
+        ones = graph.constant(np.ones(config.latent_dim))
+        z = graph.op("LayerNormalization", graph.reshape(layers.plain(x), [-1, config.latent_dim]), ones, axis=-1, epsilon=model.norm.eps)
+        codes = quantize(graph, model.quantizer, z)
+        if step:
+            codes = graph.reshape(codes, [-1, config.num_codebooks, 1])
+        else:
+            codes = graph.op("Transpose", layers.shaped(codes, [], [config.num_codebooks]), perm=[0, 2, 1])
+        graph.output("codes", codes, codes_shape, INT64)
     else:
         graph.output("audio", x, ["batch", samples])
     for layer_name, shape in states.items():

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+from ..model.layers import ComplexConv, Down, Up
 from ..model.spectokenizer import SpecTokenizer, State
 
 
@@ -23,8 +24,37 @@ class Parity:
         return self.codes_equal > 0.999 and self.samples_error < 1e-4 and self.states_error < 1e-3
 
 
-def _states(state: State, suffix: str) -> dict[str, np.ndarray]:
-    return {f"{name}{suffix}": value.numpy() for name, value in state.items()}
+def to_graph(model: SpecTokenizer, side: str, state: State) -> dict[str, np.ndarray]:
+    """Torch's states in the graphs' order: frames before bands, so that they join the frames at hand without a transpose."""
+    out = {}
+    for name, value in state.items():
+        layer, array = getattr(model, side)[name], value.detach().cpu().numpy()
+        if isinstance(layer, (Down, Up)):  # [B, F, kept·C]
+            channels = layer.weight.shape[0] // layer.taps
+            array = array.reshape(*array.shape[:2], -1, channels).transpose(0, 2, 1, 3)  # [B, kept, F, C]
+        elif isinstance(layer, ComplexConv):  # [B, F, 2 frames · 2]
+            array = array.reshape(*array.shape[:2], 2, 2).transpose(0, 3, 2, 1)  # [B, 2, 2 frames, F]
+        out[name] = np.ascontiguousarray(array)
+    return out
+
+
+def to_torch(model: SpecTokenizer, side: str, state: dict[str, np.ndarray]) -> State:
+    """The inverse of `to_graph`."""
+    out = {}
+    for name, array in state.items():
+        layer = getattr(model, side)[name]
+        if isinstance(layer, (Down, Up)):
+            array = array.transpose(0, 2, 1, 3)
+        elif isinstance(layer, ComplexConv):
+            array = array.transpose(0, 3, 2, 1)
+        if isinstance(layer, (Down, Up, ComplexConv)):
+            array = array.reshape(*array.shape[:2], -1)
+        out[name] = torch.from_numpy(np.ascontiguousarray(array))
+    return out
+
+
+def _states(model: SpecTokenizer, side: str, state: State) -> dict[str, np.ndarray]:
+    return {f"{name}_in": value for name, value in to_graph(model, side, state).items()}
 
 
 @torch.no_grad()
@@ -56,12 +86,12 @@ def check(model: SpecTokenizer, folder: Path, frames: int = 6, batch: int = 3) -
 
     equal, error, state_error = [], 0.0, 0.0
     for kind in ("step", "chunk"):
-        got, state = run("encoder", kind, audio.numpy(), _states(warm_e, "_in"))
+        got, state = run("encoder", kind, audio.numpy(), _states(model, "encoder", warm_e))
         equal.append(float((got == codes.numpy()).mean()))
-        state_error = max(state_error, _difference(state, _states(end_e, "_in")))
-        heard, state = run("decoder", kind, codes.numpy(), _states(warm_d, "_in"))
+        state_error = max(state_error, _difference(state, _states(model, "encoder", end_e)))
+        heard, state = run("decoder", kind, codes.numpy(), _states(model, "decoder", warm_d))
         error = max(error, float(np.abs(heard - samples.numpy()).max()))
-        state_error = max(state_error, _difference(state, _states(end_d, "_in")))
+        state_error = max(state_error, _difference(state, _states(model, "decoder", end_d)))
     return Parity(min(equal), error, state_error)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,7 +11,7 @@ from ..codes import CodeArray, check_codes, num_frames
 from ..errors import StreamError
 from .audio import Audio, to_mono
 from .conceal import Concealment
-from .network import State
+from .network import State, Stepper
 
 if TYPE_CHECKING:
     from .codec import Codec
@@ -31,8 +30,29 @@ class Stream:
 
     def __init__(self, codec: Codec, state: State | None = None):
         self.codec = codec
-        self._state: State = codec.network.initial_state(self.side) if state is None else state
+        self._stepper = Stepper(codec.network, self.side) if state is None else None
+        self._row: State = {} if state is None else state
         self._flushed = False
+
+    @property
+    def _state(self) -> State:
+        """The network's state now: arrays to read and to write into, not to keep."""
+        return self._row if self._stepper is None else self._stepper.state
+
+    def _run(self, x: npt.NDArray[Any], frames: int) -> npt.NDArray[Any]:
+        """The network on the input of some frames, without the batch axis."""
+        if frames == 1 and self._stepper is not None:  # a live stream: states stay where they are
+            result: npt.NDArray[Any] = self._stepper.step(x[None])[0]
+            return result
+        network = self.codec.network
+        y, after = (network.encode if self.side == "encoder" else network.decode)(x[None], self._state)
+        self._write(after)
+        first: npt.NDArray[Any] = y[0]
+        return first
+
+    def _write(self, state: State) -> None:
+        for name, value in self._state.items():
+            value[...] = state[name]
 
     def _open(self) -> None:
         if self._flushed:
@@ -55,8 +75,7 @@ class Stream:
         missing = set(self._counters()) - set(snapshot)
         if wanted != found or missing or str(snapshot.get("model")) != self.codec.info.model_hash:
             raise StreamError(f"the snapshot is not of a '{self.codec.info.name}' {self.side}: it holds {sorted(snapshot)}")
-        for name, value in self._state.items():
-            value[...] = snapshot[f"state.{name}"]
+        self._write({name: snapshot[f"state.{name}"] for name in self._state})
         for key, (holder, name) in self._counters().items():
             value = np.array(snapshot[key])
             setattr(holder, name, value if value.ndim else value.item())
@@ -64,7 +83,7 @@ class Stream:
 
     def copy(self) -> Self:
         """An independent stream that continues from here."""
-        return copy.deepcopy(self, {id(self.codec): self.codec})
+        return type(self)(self.codec).restore(self.snapshot())
 
 
 class Encoder(Stream):
@@ -115,8 +134,8 @@ class Encoder(Stream):
     def _encode(self) -> CodeArray:
         if not self.ready:
             return np.zeros((self.num_codebooks, 0), np.int16)
-        codes, self._state = self.codec.network.encode(self.take(self.ready)[None], self._state)
-        return self.give(codes[0])
+        frames = self.ready
+        return self.give(self._run(self.take(frames), frames))
 
     def take(self, frames: int) -> Audio:
         """The next samples for the network, [frames · frame_size]."""
@@ -196,8 +215,7 @@ class Decoder(Stream):
         if not self.ready:
             return np.zeros(0, np.float32)
         codes = self.take(self.ready)
-        audio, self._state = self.codec.network.decode(codes[None], self._state)
-        return self.give(audio[0], codes)
+        return self.give(self._run(codes, codes.shape[1]), codes)
 
     def take(self, frames: int) -> npt.NDArray[np.int64]:
         """The next codes for the network, [all codebooks, frames]."""

@@ -33,6 +33,7 @@ from ..model.spectokenizer import SpecTokenizer, build
 from . import augment, checkpoint, data, losses
 from .balancer import Balancer
 from .config import Stage, TrainConfig
+from .muon import Muon
 from .samples import Samples, rate_name
 
 MAX_ROLLBACKS = 3
@@ -101,8 +102,7 @@ def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.o
     adam = torch.optim.AdamW(rest, lr=1.0, betas=(0.8, 0.99), weight_decay=config.weight_decay)
     if not config.muon:
         return [torch.optim.AdamW([*model.parameters()], lr=1.0, betas=(0.8, 0.99), weight_decay=config.weight_decay)]
-    muon = torch.optim.Muon(matrices, lr=1.0, momentum=0.95, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-    return [adam, muon]
+    return [adam, Muon(matrices, lr=1.0, weight_decay=config.weight_decay)]
 
 
 def exponential_average(decay: float) -> Any:
