@@ -125,6 +125,54 @@ def test_a_new_talk_begins_anywhere(tiny_codec: Codec, codes: np.ndarray) -> Non
     assert (receiver.statistics.restarts, receiver.statistics.concealed) == (2, 0)
 
 
+@pytest.mark.parametrize(("depth", "frames"), [(0, 1), (3, 1), (1, 4)])
+def test_a_long_call_leaves_nothing_behind(tiny_codec: Codec, codes: np.ndarray, depth: int, frames: int) -> None:
+    """The redundancy of what was played already, and the frames of a packet that came too late for some, are not kept."""
+    receiver = Receiver(tiny_codec, depth)
+    sent = packets(tiny_codec, np.tile(codes, 4), frames, redundancy=1)
+    order = np.argsort(np.arange(len(sent)) + np.random.default_rng(0).uniform(0, 3, len(sent)))
+    for i in order:
+        receiver.put(*sent[i])
+        for _ in range(frames):
+            receiver.pull()
+    for _ in range(50):
+        receiver.pull()
+    assert receiver._frames == {} and len(receiver._coarse) <= frames  # perhaps those before the first packet
+
+
+@given(lost=st.integers(0, 60), played=st.integers(0, 20), claimed=st.one_of(st.none(), st.integers(0, 2**32 - 1)))
+def test_the_end_of_a_call_is_known_though_it_was_lost(
+    tiny_codec: Codec, codes: np.ndarray, lost: int, played: int, claimed: int | None
+) -> None:
+    receiver = Receiver(tiny_codec, depth=3)
+    for i, packet in enumerate(packets(tiny_codec, codes[:, :20])):
+        receiver.put(*packet)
+        if i < played:
+            receiver.pull()
+    before = receiver.statistics.played
+    end = START + (20 + lost) * FRAME if claimed is None else claimed
+    receiver.finish(end % 2**32)
+    count = receiver.buffered
+    assert count - (20 - before) in range(51)
+    if claimed is None:
+        assert count == 20 - before + (lost if lost <= 50 else 0)
+    assert receiver.drain().shape == (count * FRAME,)
+    assert receiver.buffered == 0 and receiver.statistics.concealed == count - (20 - before)
+
+
+def test_a_call_shorter_than_the_buffer_is_played_after_its_end(tiny_codec: Codec, codes: np.ndarray) -> None:
+    receiver = Receiver(tiny_codec, depth=10)
+    receiver.finish(5)  # of a call of which nothing came
+    assert receiver.buffered == 0
+    receiver = Receiver(tiny_codec, depth=10)
+    for packet in packets(tiny_codec, codes[:, :4]):
+        receiver.put(*packet)
+    assert not receiver.pull().any() and receiver.statistics.played == 0
+    receiver.finish()
+    heard = np.concatenate([receiver.pull() for _ in range(4)])
+    np.testing.assert_array_equal(heard, tiny_codec.decoder().push(codes[:, :4]))
+
+
 def test_mistakes(tiny_codec: Codec) -> None:
     with pytest.raises(StreamError, match="give 0 to 50"):
         Receiver(tiny_codec, depth=51)

@@ -1,4 +1,4 @@
-"""RTP (RFC 3550, section 5.1) around live packets; `docs/rtp.md` is the payload format. Header only, no RTCP."""
+"""RTP (RFC 3550, section 5.1) around live packets; `docs/rtp.md` is the payload format. Header only; `rtcp.py` says good-bye."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ MAX_BODY = 1 << 16  # bytes in any record, and bytes passed that the window keep
 class Window:
     """The bytes from the current position on, read from the source only as they are asked for."""
 
-    def __init__(self, source: BinaryIO) -> None:
-        self.offset = 0  # of the current position from the start of the source
+    def __init__(self, source: BinaryIO, offset: int = 0) -> None:
+        self.offset = offset  # of the current position from the start of the source
         self._source = source
         self._data = bytearray()
         self._crc = RangeCrc()  # of _data

@@ -14,11 +14,17 @@ COMMANDS = {  # command: (module, one line of help)
     "decode": ("codec", "A .stk file to audio."),
     "roundtrip": ("codec", "Audio through the codec and back, with what it cost."),
     "info": ("codec", "What a model, or a .stk file, is and costs."),
-    "stream": ("stream", "Live: PCM from stdin to packets on stdout, or back."),
+    "stream": ("stream", "Live: microphone, pipes or RTP to packets, or back."),
+    "serve": ("serve", "A WebSocket server that carries many calls."),
+    "demo": ("demo", "The codec in a browser tab."),
+    "tokenize": ("corpus", "A corpus to tokens, in shards."),
+    "detokenize": ("corpus", "Tokens of a corpus back to audio."),
     "train": ("research", "Train a model."),
-    "export": ("research", "A trained model to ONNX graphs for the runtime."),
+    "export": ("huggingface", "A trained model to ONNX graphs, or for Hugging Face."),
+    "tables": ("tables", "Entropy tables for a model, from speech."),
     "evaluate": ("evaluate", "Quality against bitrate on a folder of speech."),
     "compare": ("compare", "The same beside Opus, Codec2, Lyra and other codecs."),
+    "loss": ("loss", "Quality when packets are lost, beside Opus."),
 }
 
 

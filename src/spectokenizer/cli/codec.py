@@ -1,4 +1,4 @@
-"""encode, decode, roundtrip, info."""
+"""encode, decode, repair, roundtrip, info."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ import click
 from .common import bitrate_option, check_bitrate, load, model_option, progress, say, sink, source
 
 if TYPE_CHECKING:
+    from ..bitstream import Reader
     from ..runtime.files import Report
+
+MAX_TOLD = 1000  # recordings of a chain, each by itself
 
 force_option = click.option("--force", "-f", is_flag=True, help="Replace an existing output.")
 
 
-def _summary(report: Report) -> str:
-    return (
-        f"{report.seconds:.2f} s of audio, {report.num_bytes} bytes, {report.bitrate / 1000:.3f} kbit/s with all overhead, "
-        f"real-time factor {report.real_time_factor:.3f}"
-    )
+def _summary(report: Report, part: bool) -> str:
+    size = f"{report.num_bytes} bytes" + (" read" if part else f", {report.bitrate / 1000:.3f} kbit/s with all overhead")
+    return f"{report.seconds:.2f} s of audio, {size}, real-time factor {report.real_time_factor:.3f}"
+
+
+def _tell(report: Report, part: bool = False) -> None:
+    for warning in report.warnings:
+        say(f"Warning: {warning}")
+    say(_summary(report, part))
 
 
 @click.command()
@@ -29,16 +36,54 @@ def _summary(report: Report) -> str:
 @click.argument("output")
 @model_option
 @bitrate_option
+@click.option("--title", help="Kept in the file, like --meta title=…")
+@click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Kept in the file, e.g. created=2026-01-31T12:00:00Z; may be repeated.")
+@click.option("--entropy", is_flag=True, help="Entropy-coded: smaller, and decodes to the same. Needs a model with tables for it.")
+@click.option("--append", is_flag=True, help="Put the recording behind those in OUTPUT, which is mended first if a crash cut it off.")
+@click.option("--resume", is_flag=True, help="Go on with the same encoding that was killed.")
 @force_option
-def encode(audio: str, output: str, model: str, bitrate: float, force: bool) -> None:
+def encode(
+    audio: str,
+    output: str,
+    model: str,
+    bitrate: float,
+    title: str | None,
+    meta: tuple[str, ...],
+    entropy: bool,
+    append: bool,
+    resume: bool,
+    force: bool,
+) -> None:
     """Encode AUDIO (WAV, FLAC, Ogg, MP3 …; any rate, channels are mixed) into the .stk file OUTPUT."""
     from ..runtime import files
 
+    if append and resume:
+        raise click.UsageError("--append and --resume exclude each other: an appended recording is mended and appended again")
     codec = load(model)
     check_bitrate(codec, bitrate)
     with progress("encoding") as update:
-        report = files.encode_file(codec, source(audio), sink(output, force, audio), bitrate, update)
-    say(_summary(report))
+        report = files.encode_file(
+            codec,
+            source(audio),
+            sink(output, force or append, audio),
+            bitrate,
+            update,
+            metadata=_metadata(title, meta),
+            entropy=entropy,
+            append=append,
+            resume=resume,
+        )
+    _tell(report)
+
+
+def _metadata(title: str | None, pairs: tuple[str, ...]) -> dict[str, str]:
+    metadata = {} if title is None else {"title": title}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or key in metadata:
+            raise click.BadParameter(f"'{pair}' {'repeats a key' if equals else 'is not KEY=VALUE'}", param_hint="--meta")
+        metadata[key] = value
+    return metadata
 
 
 @click.command()
@@ -46,17 +91,29 @@ def encode(audio: str, output: str, model: str, bitrate: float, force: bool) -> 
 @click.argument("output")
 @click.option("--model", "-m", help="Folder of the model, when it is not a bundled one.")
 @click.option("--salvage", is_flag=True, help="Keep what is intact of a damaged file; silence stands for the rest.")
+@click.option("--start", type=float, help="Seconds from the beginning; what is before is not decoded.")
+@click.option("--end", type=float, help="Seconds from the beginning, too.")
 @force_option
-def decode(file: str, output: str, model: str | None, salvage: bool, force: bool) -> None:
+def decode(file: str, output: str, model: str | None, salvage: bool, start: float | None, end: float | None, force: bool) -> None:
     """Decode the .stk FILE to OUTPUT (.wav, .flac, .ogg, .opus, .mp3; "-" writes WAV)."""
     from ..runtime import files
 
     codec = load(model) if model else None
     with progress("decoding") as update:
-        report = files.decode_file(codec, source(file), sink(output, force, file), salvage, update)
-    for warning in report.warnings:
-        say(f"Warning: {warning}")
-    say(_summary(report))
+        report = files.decode_file(codec, source(file), sink(output, force, file), salvage, update, start=start, end=end)
+    _tell(report, part=start is not None or end is not None)
+
+
+@click.command()
+@click.argument("file")
+@click.option("--model", "-m", help="Folder of the model, when it is not a bundled one.")
+def repair(file: str, model: str | None) -> None:
+    """Give the .stk FILE an end, in place, when a crash has cut it off; the rest of its last packet goes."""
+    from ..runtime import files
+
+    codec = load(model) if model else None
+    mended = files.repair_file(file, codec)
+    say(f"{file}: {files.told(mended) if mended else 'has its end, nothing to do'}")
 
 
 @click.command()
@@ -118,12 +175,23 @@ def info(what: str, as_json: bool, layers: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
+    _print(rows)
+
+
+def _print(rows: dict[str, Any]) -> None:
     width = max(len(key) for key in rows) + 2
     for key, value in rows.items():
-        if isinstance(value, list) and value and isinstance(value[0], list):
+        if key == "streams":
+            for number, stream in enumerate(value, 1):
+                click.echo(f"\nrecording {number}:")
+                _print(stream)
+        elif key == "layers":
             click.echo(f"{key}:")
             for name, parameters, macs in value:
                 click.echo(f"  {name:24}{parameters:>12,} parameters {macs / 1e6:>10.2f} MMAC/s")
+        elif isinstance(value, dict):
+            for name, text in value.items():  # whoever made the file wrote them: nothing of it may steer a terminal
+                click.echo(f"{key}: {name} = {text if text.isprintable() else repr(text)}")
         else:
             click.echo(f"{key + ':':{width}}{', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
 
@@ -141,21 +209,42 @@ def _model_info(name: str, layers: bool) -> dict[str, Any]:
 
 
 def _file_info(path: str) -> dict[str, Any]:
-    from ..bitstream import Reader
+    """What all recordings in the file have in common and in sum; each by itself when there are several."""
+    from ..bitstream import streams
 
     with open(path, "rb") as file:
-        reader = Reader(file)
-        packets = [(packet.codes.shape[0], packet.codes.shape[1]) for packet in reader]
-        header = reader.header
-        seconds = (reader.num_samples or 0) / header.sample_rate
-        rates = sorted({k * header.bits_per_code * header.frame_rate for k, _ in packets})
-        return {
-            **dataclasses.asdict(header),
-            "num_samples": reader.num_samples,
-            "seconds": seconds,
-            "packets": len(packets),
-            "frames": sum(t for _, t in packets),
-            "payload_bitrates": [round(rate) for rate in rates],
-            "num_bytes": reader.num_bytes,
-            "bitrate": round(8 * reader.num_bytes / seconds) if seconds else 0,
-        }
+        told, total = [], {"num_samples": 0, "seconds": 0.0, "packets": 0, "frames": 0}
+        count = 0
+        for reader in streams(file):
+            one = _stream_info(reader)
+            count += 1
+            if count <= MAX_TOLD:
+                told.append(one)
+            total = {key: value + one[key] for key, value in total.items()}
+        size = reader.num_bytes
+    if count == 1:
+        return {**told[0], **_rate(size, total["seconds"])}
+    return {"recordings": count, **total, **_rate(size, total["seconds"]), "streams": told}
+
+
+def _stream_info(reader: Reader) -> dict[str, Any]:
+    header, codebooks = reader.header, set()
+    packets = frames = coded = 0
+    for packet in reader.raw():
+        codebooks.add(packet.num_codebooks)
+        packets, frames, coded = packets + 1, frames + packet.num_frames, coded + packet.coded
+    return {
+        **dataclasses.asdict(header),
+        **({"metadata": reader.metadata} if reader.metadata else {}),
+        "num_samples": reader.num_samples,
+        "seconds": (reader.num_samples or 0) / header.sample_rate,
+        "packets": packets,
+        **({"entropy_coded_packets": coded, "entropy_tables": reader.tables.hex()} if reader.tables else {}),
+        "frames": frames,
+        "index": reader.indexed,
+        "payload_bitrates": [round(k * header.bits_per_code * header.frame_rate) for k in sorted(codebooks)],
+    }
+
+
+def _rate(size: int, seconds: float) -> dict[str, Any]:
+    return {"num_bytes": size, "bitrate": round(8 * size / seconds) if seconds else 0}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from ..bitstream.entropy import FILE as TABLES
+from ..bitstream.entropy import Entropy
 from ..codes import Codes, num_frames
 from ..errors import BitrateError, CodesError, ModelError
+from . import hub
 from .audio import Audio, check_rate, resample, to_mono
 from .network import CONFIG, Network
 from .streams import Decoder, Encoder
@@ -60,6 +64,12 @@ class Codec:
 
     def __repr__(self) -> str:
         return f"Codec('{self.info.name}', {self.info.model_hash}, up to {self.info.bitrates[-1]} bps)"
+
+    @cached_property
+    def entropy(self) -> Entropy | None:
+        """The entropy coder with the tables in the model's folder, None without such; raises FormatError for damaged ones."""
+        path = self.network.folder / TABLES
+        return Entropy.load(path) if path.is_file() else None
 
     def codebooks_for(self, bitrate: float | None) -> int:
         """How many codebooks make up `bitrate` bits per second (all, for None). Raises BitrateError for one between steps."""
@@ -134,9 +144,11 @@ def bundled() -> list[str]:
 
 
 def load(model: str | Path = "mini", threads: int = 1) -> Codec:
-    """A bundled model by name, or the folder of an exported one. Raises ModelError when there is no such model."""
+    """A bundled model by name, the folder of an exported one, or "org/name" from the Hugging Face hub. Raises ModelError."""
     if isinstance(model, str) and model in bundled():
         return Codec(Path(str(resources.files("spectokenizer") / "assets" / model)), threads)
     if str(model) and Path(model).is_dir():
         return Codec(model, threads)
+    if isinstance(model, str) and hub.is_name(model):
+        return Codec(hub.download(model), threads)
     raise ModelError(f"no model '{model}': neither bundled ({', '.join(bundled()) or 'none'}) nor a folder")

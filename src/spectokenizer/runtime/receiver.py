@@ -65,6 +65,7 @@ class Receiver:
         self._base: int | None = None  # timestamp of frame 0
         self._playing = False
         self._late = 0  # packets in a row
+        self._end: int | None = None  # frame that never will be, once the sender has said so
 
     def put(self, timestamp: int, payload: bytes) -> None:
         """Take in a packet whose first sample is number `timestamp` (modulo 2^32). Never raises for what the network did to it."""
@@ -94,15 +95,27 @@ class Receiver:
         if first in self._frames:
             seen.duplicate += 1
             return
-        for i in range(count):
-            self._frames[first + i] = packet.codes[:, i]
-            if len(packet.previous):
-                self._coarse[first - count + i] = packet.previous[:, i]
+        earliest = self._next if self._playing else first - count  # what was played already would stay for ever
+        for i in range(max(first, earliest), first + count):
+            self._frames[i] = packet.codes[:, i - first]
+        if len(packet.previous):
+            for i in range(max(first - count, earliest), first):
+                self._coarse[i] = packet.previous[:, i - first + count]
+
+    def finish(self, timestamp: int | None = None) -> None:
+        """The sender has ended: what is there is played without waiting for more. Sample number `timestamp`, if known, would be next.
+
+        Frames lost at the end count as `buffered` then, up to a second of them: nothing says that a sender tells the truth.
+        """
+        if self._base is not None and timestamp is not None:
+            end = later(timestamp, self._base, 32) // self.codec.info.frame_size
+            self._end = end if 0 < end - self._next - self.buffered <= RESTART_AFTER else None
+        self._playing = True
 
     @property
     def buffered(self) -> int:
         """Frames from the one to play next to the last one that is there."""
-        return max(self._frames, default=self._next - 1) + 1 - self._next
+        return max(max(self._frames, default=self._next - 1) + 1, self._end or 0, self._next) - self._next
 
     def pull(self) -> Audio:
         """The next frame of samples, [frame_size], for the moment it is to be played. Silence before anything has come."""
@@ -113,9 +126,11 @@ class Receiver:
             self._skip(self.buffered - self.depth)
         return self._play()
 
-    def drain(self) -> Audio:
-        """All that is left, when the sender has said good-bye."""
-        parts = [self._play() for _ in range(self.buffered)]
+    def drain(self, leave: int = 0) -> Audio:
+        """All frames but the last `leave`, and nothing skipped: when the sender has said good-bye, or for a recording, which has time."""
+        frames = max(self.buffered - leave, 0)
+        self._playing = self._playing or frames > 0
+        parts = [self._play() for _ in range(frames)]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def _play(self) -> Audio:
@@ -144,4 +159,4 @@ class Receiver:
         self.statistics.restarts += 1
         self._frames.clear()
         self._coarse.clear()
-        self._base, self._next, self._playing, self._late = timestamp, 0, False, 0
+        self._base, self._next, self._playing, self._late, self._end = timestamp, 0, False, 0, None

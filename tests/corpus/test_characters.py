@@ -1,0 +1,72 @@
+"""Codes as text, against the package whose mapping it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from spectokenizer import CodesError
+from spectokenizer.corpus import Row, chars_to_codes, codes_to_chars, formats
+
+codes = hnp.arrays(np.int16, st.tuples(st.integers(1, 12), st.integers(0, 30)), elements=st.integers(0, 1023))
+
+
+@given(codes)
+def test_round_trip(array: np.ndarray) -> None:
+    text = codes_to_chars(array, 1024)
+    assert len(text) == array.size and "".join(dict.fromkeys(text[: len(array)])) == text[: len(array)]  # a codebook, a range of its own
+    np.testing.assert_array_equal(chars_to_codes(text, len(array), 1024), array)
+
+
+@given(codes.filter(lambda array: array.size > 0), st.data())
+def test_as_codec_bpe_has_it(array: np.ndarray, data: st.DataObject) -> None:
+    codec_bpe = pytest.importorskip("codec_bpe", exc_type=ImportError)
+    text = codec_bpe.codes_to_chars(array.astype(np.int64), 1024)
+    assert codes_to_chars(array, 1024) == text
+    np.testing.assert_array_equal(codec_bpe.chars_to_codes(text, len(array), 1024, return_tensors="np"), array)
+    drop = data.draw(st.sets(st.integers(len(array), max(len(array), len(text) - 1)), max_size=4))  # a model's slips, after a whole frame
+    slips = "".join(c for i, c in enumerate(text) if i not in drop)
+    theirs = np.asarray(codec_bpe.chars_to_codes(slips, len(array), 1024), np.int16).reshape(len(array), -1)
+    np.testing.assert_array_equal(chars_to_codes(slips, len(array), 1024), theirs)
+
+
+def test_other_text_is_dropped() -> None:
+    assert chars_to_codes("so: " + codes_to_chars([[5], [7]], 1024) + " \ud800!", 2, 1024).tolist() == [[5], [7]]
+    assert chars_to_codes("", 3, 1024).shape == (3, 0)
+
+
+def test_mistakes() -> None:
+    with pytest.raises(CodesError, match="0 to 1023"):
+        codes_to_chars([[1024]], 1024)
+    with pytest.raises(CodesError, match="0xe000"):
+        codes_to_chars(np.zeros((2, 1), int), 32768)
+    with pytest.raises(CodesError, match="frames"):
+        codes_to_chars([1, 2], 1024)
+    assert codes_to_chars([[32767], [0]], 32768, 0xE000)
+
+
+def test_codec_bpe_trains_on_our_files(tmp_path: Path) -> None:
+    """Its trainer reads the .npy of a corpus, and what its tokenizer writes goes back to the same codes."""
+    trainer = pytest.importorskip("codec_bpe.core.trainer", exc_type=ImportError)
+    utils = pytest.importorskip("codec_bpe.core.utils", exc_type=ImportError)
+    rng = np.random.default_rng(0)
+    phrases = rng.integers(0, 16, (5, 2, 4))
+    rows = []
+    for i, length in enumerate((30, 0, 12)):
+        array = np.concatenate([phrases[j] for j in rng.integers(0, 5, length)] or [np.zeros((2, 0), int)], 1).astype(np.int16)
+        rows.append(Row(f"spk/{i}", array, 2, 50.0, max(0, 320 * array.shape[1] - 160), 16000, "", ""))
+    formats.write("npy", tmp_path, "train-00000-of-00001", rows)
+    (tmp_path / "codes" / "codec_info.json").write_text(json.dumps(formats.codec_info(2, 16, 50.0, 16000, "mini")))
+    info = utils.get_codec_info(str(tmp_path / "codes"))
+    tokenizer = trainer.Trainer(info["num_codebooks"], info["codebook_size"], info["framerate"], 1, 80, pad_token="<pad>").train(
+        str(tmp_path / "codes")
+    )
+    tokens = tokenizer.encode(codes_to_chars(rows[0].codes, 16))
+    assert len(tokens) < rows[0].codes.size / 2  # it found the phrases
+    np.testing.assert_array_equal(chars_to_codes(tokenizer.decode(tokens), 2, 16), rows[0].codes)
