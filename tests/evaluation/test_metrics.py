@@ -20,6 +20,7 @@ LIBRARIES = {
     "si_sdr": [],
     "mel_distance": [],
     "dnsmos": ["speechmos", "librosa"],
+    "plcmos": ["speechmos", "librosa"],
     "distillmos": ["distillmos", "torch"],
     "speaker_similarity": ["resemblyzer", "torch"],
     "wer": ["moonshine_voice"],
@@ -90,7 +91,7 @@ def test_copy_and_noise(name, voice):
     assert same.values[column.name] != rough.values[column.name]
 
 
-@pytest.mark.parametrize("name", ["dnsmos", "distillmos"])
+@pytest.mark.parametrize("name", ["dnsmos", "plcmos", "distillmos"])
 def test_opinion_of_a_voice_and_of_noise(name, speech):
     need(name)
     clear, rough = (METRICS[name](speech, x) for x in (speech, noisy(speech, 0)))
