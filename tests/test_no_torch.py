@@ -120,7 +120,7 @@ LAZY_LIBRARIES = {  # inside functions only
 
 class Import(NamedTuple):
     name: str  # part of this package, "" for its top, or a library as ".library"
-    lazy: bool  # inside a function
+    lazy: bool  # inside a function, or for types only
     line: int
 
 
@@ -139,9 +139,14 @@ def imports(path: Path) -> Iterator[Import]:
                     part = full or ([alias.name] if any((base / f"{alias.name}{end}").exists() for end in ("", ".py")) else [""])
                     yield Import(part[0], lazy, node.lineno)
         for child in ast.iter_child_nodes(node):
-            yield from visit(child, lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+            yield from visit(child, lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or for_types(node))
 
     yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
+
+
+def for_types(node: ast.AST) -> bool:
+    """`if TYPE_CHECKING:`, which no Python runs."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def sources(part: str) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -99,7 +101,13 @@ def test_the_first_sender_has_the_call_until_it_is_silent(tiny_codec: Codec, spe
 def test_who_sends_something_else_does_not_get_the_call(tiny_codec: Codec, speech: np.ndarray) -> None:
     _, ours = call(tiny_codec, speech)
     incoming = Incoming(tiny_codec)
-    for data in (b"", b"hello", RtpPacket(b"", 0, 0, 1).pack(), RtpPacket(b"\xf0\1", 0, 0, 1).pack(), RtpPacket(b"\0\0", 0, 0, 1, 0).pack()):
+    for data in (
+        b"",
+        b"hello",
+        RtpPacket(b"", 0, 0, 1).pack(),
+        RtpPacket(b"\xf0\1", 0, 0, 1).pack(),
+        RtpPacket(b"\0\0", 0, 0, 1, 0).pack(),
+    ):
         incoming.take(data, THEM, 0.0)
     incoming.take(ours[0] + bytes(MAX_DATAGRAM), THEM, 0.0)
     assert incoming.heard is None and incoming.arrivals.garbage == 6
@@ -108,7 +116,9 @@ def test_who_sends_something_else_does_not_get_the_call(tiny_codec: Codec, speec
     assert incoming.receiver.statistics.corrupted == 1
 
 
-@given(st.lists(st.tuples(st.binary(max_size=60), st.sampled_from([b"", b"\x80\x60", b"\x80\xc8\x00\x06", b"\x81\xcb\x00\x01"])), max_size=30))
+@given(
+    st.lists(st.tuples(st.binary(max_size=60), st.sampled_from([b"", b"\x80\x60", b"\x80\xc8\x00\x06", b"\x81\xcb\x00\x01"])), max_size=30)
+)
 def test_anything_may_come(tiny_codec: Codec, speech: np.ndarray, datagrams: list[tuple[bytes, bytes]]) -> None:
     _, ours = call(tiny_codec, speech)
     incoming = Incoming(tiny_codec, depth=1)
@@ -124,3 +134,13 @@ def test_a_sender_cannot_make_us_play_for_ever(tiny_codec: Codec, speech: np.nda
     incoming.take(ours[0], US, 0.0)
     incoming.take(GoodBye(outgoing.ssrc, (RtpPacket.unpack(ours[0]).timestamp + 2**30) % 2**32, 2**31).pack("x", 0.0), US, 0.1)
     assert incoming.ended and incoming.receiver.buffered == 1 and incoming.arrivals.expected == 1
+
+
+def test_a_sender_that_numbers_anew_has_not_lost_thousands(tiny_codec: Codec, speech: np.ndarray) -> None:
+    _, ours = call(tiny_codec, speech)
+    packets = [RtpPacket.unpack(data) for data in ours[:6]]
+    incoming = Incoming(tiny_codec)
+    for i, packet in enumerate(packets):
+        sequence = 65534 + i if i < 3 else 20000 + 2 * i  # across the wrap; then anew, every other one lost
+        incoming.take(replace(packet, sequence=sequence % 65536).pack(), US, i / 50)
+    assert incoming.arrivals.expected == 3 + 5

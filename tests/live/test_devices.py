@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.live.fake_sounddevice import FakeSoundDevice
 
 from spectokenizer import AudioError
 from spectokenizer.live.devices import Speaker, library, microphone
-from tests.live.fake_sounddevice import FakeSoundDevice
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_devices_of_another_rate_are_resampled(sounddevice: FakeSoundDevice, spe
 def test_no_device(sounddevice: FakeSoundDevice) -> None:
     sounddevice.rates = []
     with pytest.raises(AudioError, match=r"no audio input on the default device .*python -m sounddevice"):
-        next(microphone(16000, 320))
+        microphone(16000, 320)
     with pytest.raises(AudioError, match="no audio output on device 'x'"):
         Speaker(16000, "x")
 

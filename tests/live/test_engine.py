@@ -179,3 +179,13 @@ def test_who_brings_much_is_served_as_often_as_who_brings_little(tiny_codec: Cod
     assert {call for call, _ in tick.replies} == {much, little}
     assert tick.batches["encoder"][0] == 2 and tick.more
     assert (much.waiting, little.waiting) == (len(speech) // FRAME - 2, 0)
+
+
+@pytest.mark.parametrize("mode", ["encode", "echo"])
+def test_what_waits_is_known(tiny_codec: Codec, speech: np.ndarray, mode: str) -> None:
+    """It is what holds a client back that sends too much."""
+    engine, call = Engine(tiny_codec, 1), Call(Settings(mode, None))
+    engine.tick([(call, Open()), (call, pcm(speech[: 10 * FRAME]))])
+    assert call.waiting == 9
+    engine.tick([(call, pcm(speech[: 5 * FRAME]))])
+    assert call.waiting == 13

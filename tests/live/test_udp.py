@@ -36,10 +36,10 @@ def test_there_and_recorded(tiny_codec: Codec, speech: np.ndarray, line: tuple, 
     here, there, address = line
     ticks = []
     clock = Clock(0.02, now=lambda: 0.0, sleep=ticks.append)
-    sent = udp.send(Outgoing(tiny_codec, None), blocks(speech[:16000], size), here, address, clock)
+    sent = udp.send(Outgoing(tiny_codec, None), blocks(speech, size), here, address, clock)
     incoming, heard = Incoming(tiny_codec), []
     udp.record(incoming, there, heard.append, idle=5)
-    codes = tiny_codec.encode(speech[:16000], 16000, None).array
+    codes = tiny_codec.encode(speech, 16000, None).array
     np.testing.assert_array_equal(np.concatenate(heard), tiny_codec.decoder().push(codes))
     frames = codes.shape[1]
     assert (sent.packets, sent.seconds, sent.dropped, sent.refused) == (frames, frames / 50, 0, 0)
@@ -51,13 +51,13 @@ def test_there_and_recorded(tiny_codec: Codec, speech: np.ndarray, line: tuple, 
 def test_loss_on_purpose_is_the_same_for_the_same_seed(tiny_codec: Codec, speech: np.ndarray, line: tuple) -> None:
     here, there, address = line
     outcomes = []
-    for seed in (1, 1, 2):
+    for seed in (2, 2, 3):  # none of them drops the first packet
         sent = udp.send(Outgoing(tiny_codec, None), iter([speech[:32000]]), here, address, None, loss=0.2, seed=seed)
         incoming, heard = Incoming(tiny_codec), []
         udp.record(incoming, there, heard.append, idle=5)
         seen = incoming.receiver.statistics
         assert (incoming.arrivals.expected, sent.packets - sent.dropped) == (sent.packets, seen.received)
-        assert seed != 1 or len(np.concatenate(heard)) == 101 * FRAME
+        assert len(np.concatenate(heard)) == 101 * FRAME
         assert f"{sent.dropped} dropped on purpose" in sent.summary()
         outcomes.append((sent.dropped, seen.concealed, len(np.concatenate(heard))))
     assert outcomes[0] == outcomes[1] and 5 <= outcomes[0][0] <= 40

@@ -31,7 +31,8 @@ def serve(
     import asyncio
     import signal
 
-    from ..live.server import Limits, Server
+    from ..live.protocol import Limits
+    from ..live.server import Server
     from ..runtime.codec import load
 
     limits = Limits(slots, 1024 * message_kib, ahead, idle=idle, stall=stall, tick=tick / 1000, grace=grace)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..runtime.codec import Codec
 
 MAX_DATAGRAM = 1472  # bytes: what Ethernet carries in one piece; ours have at most 157
+MOST_MISSING = 3000  # packets: a larger jump of the sequence number is no loss (RFC 3550, appendix A.1)
 PATIENCE = 2.0  # seconds of silence after which another sender may take the place of the first
 
 
@@ -109,7 +110,10 @@ class Incoming:
             self._sender, self._counted, self.ended = sender, self.arrivals.expected, False
             self._first = self._last = packet.sequence
         self.heard = now
-        self._last = max(self._last, self._last + later(packet.sequence, self._last & 0xFFFF))
+        ahead = later(packet.sequence, self._last & 0xFFFF)
+        if abs(ahead) > MOST_MISSING:
+            self._counted, self._first, self._last, ahead = self.arrivals.expected, packet.sequence, packet.sequence, 0
+        self._last += max(ahead, 0)
         self.arrivals.expected = self._counted + self._last - self._first + 1
         self.receiver.put(packet.timestamp, packet.payload)
 

@@ -30,13 +30,17 @@ def microphone(rate: int, block: int, device: Device = None) -> Iterator[Audio]:
     sounddevice = library()
     stream, native = _open(sounddevice, "input", rate, device)
     resampler, count = Resampler(native, rate), -(-block * native // rate)
-    try:
-        with stream:
-            while True:
-                samples, _ = stream.read(count)
-                yield resampler.push(np.ascontiguousarray(samples[:, 0]))
-    except sounddevice.PortAudioError as error:
-        raise AudioError(f"the microphone stopped: {error}") from error
+
+    def samples() -> Iterator[Audio]:
+        try:
+            with stream:
+                while True:
+                    heard, _ = stream.read(count)
+                    yield resampler.push(np.ascontiguousarray(heard[:, 0]))
+        except sounddevice.PortAudioError as error:
+            raise AudioError(f"the microphone stopped: {error}") from error
+
+    return samples()
 
 
 class Speaker:

@@ -129,9 +129,8 @@ class Engine:
         for call in list(self._ending):
             if not self._left(call):
                 self._finish(call, tick)
-        for slots, batch in ((self._encoding, self.encoders), (self._decoding, self.decoders)):
-            for slot, call in slots.items():
-                call.waiting = batch[slot].ready
+        for call in (*self._encoding.values(), *self._decoding.values()):
+            call.waiting = self._left(call)
         tick.more = bool(self.encoders.ready or self.decoders.ready)
         return tick
 
@@ -249,7 +248,7 @@ class Engine:
                 call.sequence = (call.sequence + 1) % 2**16
 
     def _left(self, call: Call) -> int:
-        """Frames of an ending call that are still to be stepped."""
+        """Frames of a call that are still to be stepped."""
         left = 0 if call.encoder is None else self.encoders[call.encoder].ready
         return left + (0 if call.decoder is None else self.decoders[call.decoder].ready)
 

@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .engine import MODES, NORMAL, POLICY, Bitrate, Call, CallError, End, Engine, Leave, Open, Reply, Request, Settings
+from . import protocol
+from .engine import NORMAL, POLICY, Call, CallError, End, Engine, Leave, Open, Reply, Request
+from .protocol import Limits
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
@@ -29,30 +31,13 @@ if TYPE_CHECKING:
 
     from ..runtime.codec import Codec
 
-GOING_AWAY, UNSUPPORTED, OVERSIZE, FAILED = 1001, 1003, 1009, 1011
-MESSAGES_IN_FLIGHT = 16  # of one call, read but not yet taken by the engine
+logger = logging.getLogger(__name__)
+
+GOING_AWAY, OVERSIZE, FAILED = 1001, 1009, 1011
+MESSAGES_IN_FLIGHT = 4  # of one call, read but not yet taken by the engine
+SPARE_CONNECTIONS = 16  # besides a call for every slot: those that have not said what they want
+SOCKET_BYTES = 65536  # that the kernel buffers per direction; left to itself it may be minutes of sound
 CLOSE_SECONDS = 2.0  # for the closing handshake; then the connection is cut
-WORDS = {"encode": "samples", "echo": "samples", "decode": "packets"}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one server allows. Times in seconds."""
-
-    slots: int = 64  # streams per direction
-    message_bytes: int = 65536
-    ahead: float = 2.0  # how far a client may be ahead of real time before it is not read from
-    outbox: int = 100  # messages that a client has yet to read, before it is not read from either
-    idle: float = 30.0  # without a message
-    stall: float = 10.0  # without reading
-    hello: float = 10.0  # from the connection to the first message
-    tick: float = 0.005  # between two steps, so that streams meet in one; adds as much delay at most
-    grace: float = 10.0  # from the request to stop until calls are closed
-
-    def __post_init__(self) -> None:
-        wrong = [name for name, value in asdict(self).items() if not value > 0 and name not in ("tick", "grace")]
-        if wrong or self.tick < 0 or self.grace < 0:
-            raise ConfigError(f"{', '.join(wrong) or 'tick and grace'} of a server must be positive: {self}")
 
 
 class Pace:
@@ -106,7 +91,7 @@ class Server:
     async def serve(self, host: str, port: int, started: Callable[[int], object] = lambda port: None) -> None:
         """Until `stop`; `started` is told the port. Raises OSError when it cannot be bound, and what the engine raises."""
         loop = asyncio.get_running_loop()
-        quiet = logging.getLogger("spectokenizer.serve")  # strangers' broken handshakes are no news
+        quiet = logging.getLogger(f"{__name__}.connections")  # strangers' broken handshakes are no news
         quiet.addHandler(logging.NullHandler())
         quiet.propagate = False
         with ThreadPoolExecutor(1, "engine") as thread:
@@ -120,7 +105,7 @@ class Server:
                 max_size=self.limits.message_bytes,
                 max_queue=4,
                 open_timeout=self.limits.hello,
-                close_timeout=CLOSE_SECONDS,
+                close_timeout=CLOSE_SECONDS / 2,
                 logger=quiet,
             )
             worker = loop.create_task(self._work(thread))
@@ -194,7 +179,7 @@ class Server:
             return self._answer(connection, 404, "there are /, /health and /metrics\n")
         if self._stopping.is_set():
             return self._answer(connection, 503, "the server shuts down\n")
-        if len(connection.server.connections) >= 2 * self.limits.slots + MESSAGES_IN_FLIGHT:
+        if len(connection.server.connections) >= 2 * self.limits.slots + SPARE_CONNECTIONS:
             return self._answer(connection, 503, "too many connections\n")
         return None
 
@@ -212,6 +197,9 @@ class Server:
         closed = self._websockets.exceptions.ConnectionClosed
         kind = "error"
         try:
+            with suppress(OSError):  # it may be closed already
+                for option in (SO_RCVBUF, SO_SNDBUF):
+                    socket.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, option, SOCKET_BYTES)
             kind = await self._call(socket)
         except CallError as error:
             kind = error.kind
@@ -219,13 +207,16 @@ class Server:
         except closed as error:
             oversize = error.sent is not None and error.sent.code == OVERSIZE
             kind = "oversize" if oversize else "shutdown" if self._stopping.is_set() else "left"
+        except Exception:
+            logger.exception("a call failed")
+            raise
         finally:
             self.metrics.closed.labels(kind).inc()
 
     async def _call(self, socket: ServerConnection) -> str:
         try:
             async with asyncio.timeout(self.limits.hello):
-                settings = self._settings(await socket.recv())
+                settings = protocol.first_message(self.info, await socket.recv())
         except TimeoutError:
             raise CallError(POLICY, f"no first message within {self.limits.hello:g} s", "idle") from None
         client = Client(Call(settings))
@@ -249,41 +240,6 @@ class Server:
             if self._stopping.is_set() and not self._clients:
                 self._empty.set()
 
-    def _settings(self, message: str | bytes) -> Settings:
-        """The first message. Raises CallError for anything but what it may be."""
-        wishes = self._json(message, "the first message")
-        unknown = set(wishes) - {"mode", "bitrate", "redundancy", "packet_frames"}
-        if unknown:
-            raise CallError(POLICY, f"unknown: {', '.join(sorted(unknown))[:60]}")
-        mode = wishes.get("mode")
-        if mode not in MODES:
-            raise CallError(POLICY, f"mode {json.dumps(mode)[:40]}; there are {', '.join(MODES)}")
-        rates = self.info.bitrates
-        bitrate = self._bitrate(wishes.get("bitrate", 4000 if 4000 in rates else rates[-1]))
-        numbers = {name: wishes.get(name, low) for name, low in (("redundancy", 0), ("packet_frames", 1))}
-        for name, high in (("redundancy", 3), ("packet_frames", 4)):
-            if type(numbers[name]) is not int or not high - 3 <= numbers[name] <= high:
-                raise CallError(POLICY, f"{name} {json.dumps(numbers[name])[:40]}; give {high - 3} to {high}")
-        return Settings(mode, bitrate, **numbers)
-
-    def _bitrate(self, value: object) -> float:
-        rates = self.info.bitrates
-        if type(value) not in (int, float) or value not in rates:
-            raise CallError(POLICY, f"bitrate {json.dumps(value)[:40]}; there are {', '.join(map(str, rates))[:70]}")
-        return float(value)
-
-    @staticmethod
-    def _json(message: str | bytes, what: str) -> dict[str, Any]:
-        if isinstance(message, bytes):
-            raise CallError(UNSUPPORTED, f"{what} must be JSON text, not binary")
-        try:
-            found = json.loads(message)
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise CallError(POLICY, f"{what} must be a JSON object")
-        return found
-
     async def _read(self, socket: ServerConnection, client: Client) -> None:
         call = client.call
         while True:
@@ -297,24 +253,19 @@ class Server:
             if isinstance(message, bytes):
                 self._ask(call, message)
                 continue
-            wishes = self._json(message, "a text message")
-            if wishes == {"end": True}:
-                self._ask(call, End())
+            request = protocol.text_message(self.info, message)
+            self._ask(call, request)
+            if isinstance(request, End):
                 await socket.wait_closed()
-            elif set(wishes) == {"bitrate"}:
-                self._ask(call, Bitrate(self._bitrate(wishes["bitrate"])))
-            else:
-                raise CallError(POLICY, 'text in a call is {"end": true} or {"bitrate": …}; ' + WORDS[call.settings.mode] + " are binary")
 
     async def _room(self, client: Client) -> None:
         """Wait until the client may go on: what it sent is taken and stepped, what it is sent is read, and it is not ahead."""
         call, limits = client.call, self.limits
         client.pace = client.pace or Pace(time.monotonic())
-        most = limits.ahead * self.info.frame_rate
         throttled = False
         while True:
             lead = client.pace.lead(call.seconds, time.monotonic())
-            full = client.sent - call.taken >= MESSAGES_IN_FLIGHT or call.waiting > most or client.outbox.qsize() > limits.outbox
+            full = client.sent - call.taken >= MESSAGES_IN_FLIGHT or call.waiting > limits.waiting or client.outbox.qsize() > limits.outbox
             if not full and lead <= limits.ahead:
                 return
             if lead > limits.ahead and not throttled:
@@ -333,9 +284,9 @@ class Server:
                 raise reply
             message: str | bytes
             if isinstance(reply, Open):
-                message = json.dumps(self._welcome(client.call))
+                message = protocol.welcome(self.info, client.call.settings, self.limits)
             elif isinstance(reply, End):
-                message = json.dumps({"end": True, "frames": reply.frames, "samples": reply.samples})
+                message = protocol.farewell(reply)
             else:
                 message = reply
             try:
@@ -347,23 +298,11 @@ class Server:
                 await self._close(socket, NORMAL, "")
                 return
 
-    def _welcome(self, call: Call) -> dict[str, Any]:
-        """What a client needs to know about the model and its call."""
-        info = self.info
-        about = {
-            name: getattr(info, name)
-            for name in ("sample_rate", "frame_size", "frame_rate", "num_codebooks", "bits_per_code", "bitrates", "delay_samples")
-        }
-        limits = {"message_bytes": self.limits.message_bytes, "ahead": self.limits.ahead, "idle": self.limits.idle}
-        return {"model": info.name, "model_hash": info.model_hash, **about, **asdict(call.settings), "limits": limits}
-
     @staticmethod
     async def _close(socket: ServerConnection, code: int, reason: str) -> None:
         """With a handshake if the client takes part in it, else without."""
-        while len(reason.encode()) > 123:  # what a close frame holds
-            reason = reason[:-2] + "…"
         try:
-            async with asyncio.timeout(CLOSE_SECONDS + 1):
-                await socket.close(code, reason)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await socket.close(code, protocol.shortened(reason))
         except TimeoutError:  # it waits for room to write to a client that does not read
             socket.transport.abort()

@@ -151,17 +151,17 @@ def record(incoming: Incoming, sock: socket.socket, write: Callable[[Audio], obj
     try:
         while not incoming.ended and (incoming.heard is None or time.monotonic() - incoming.heard < idle):
             select.select([sock], [], [], None if incoming.heard is None else idle)
-            _take(incoming, sock)
+            _take(incoming, sock, 1)  # each by itself: many at once would look like a jump in time
             write(receiver.drain(receiver.depth))
     except KeyboardInterrupt:
         pass
     write(receiver.drain())
 
 
-def _take(incoming: Incoming, sock: socket.socket) -> None:
-    """What has come until now; no more of a flood than MOST_AT_ONCE."""
+def _take(incoming: Incoming, sock: socket.socket, most: int = MOST_AT_ONCE) -> None:
+    """What has come until now, but no more than `most` datagrams of a flood."""
     sock.setblocking(False)
-    for _ in range(MOST_AT_ONCE):
+    for _ in range(most):
         try:
             data, address = sock.recvfrom(MAX_DATAGRAM + 1)
         except BlockingIOError:
