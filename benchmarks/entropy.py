@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
 
 import spectokenizer
 from spectokenizer.bitstream import bits
@@ -57,6 +58,8 @@ def main(data: Path, model: str, limit: int | None) -> None:
     for data_, codes in zip(coded, some, strict=True):
         entropy.decode(data_, *codes.shape)
     end = time.process_time()
+    intervals = np.concatenate([entropy._intervals(codes).reshape(3, -1) for codes in some], axis=1)
+    ideal = np.log2(intervals[2] / (intervals[1] - intervals[0])).sum() / 8  # bytes, by the frequencies alone
     single = [entropy.encode(codes[:, t : t + 1]) for codes in some[:10] for t in range(50)]
     result = {
         "model": codec.info.model_hash,
@@ -69,6 +72,11 @@ def main(data: Path, model: str, limit: int | None) -> None:
         "ms_per_packet_of_50x8": {
             "encode": round(1000 * (middle - start) / len(some), 2),
             "decode": round(1000 * (end - middle) / len(some), 2),
+        },
+        "bytes_per_packet_of_50x8": {
+            "plain": bits.packed_size(8, 50, entropy.bits_per_code),
+            "by_the_frequencies": round(ideal / len(some), 2),
+            "coded": round(sum(map(len, coded)) / len(some), 2),
         },
         "bytes_per_frame_of_8_alone": {
             "plain": bits.packed_size(8, 1, entropy.bits_per_code),

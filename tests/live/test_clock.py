@@ -31,7 +31,7 @@ def test_work_does_not_shift_the_ticks(speed: float) -> None:
         machine.now += 0.015 / speed  # work
 
 
-@given(st.lists(st.floats(0, 3), min_size=1, max_size=60))
+@given(st.lists(st.floats(0, 3, allow_subnormal=False), min_size=1, max_size=60))  # onnxruntime was told to flush them, which lasts
 def test_delays_are_made_up_for_within_patience_and_never_more(work: list[float]) -> None:
     machine = Machine()
     clock, ticks = clock_of(machine), []

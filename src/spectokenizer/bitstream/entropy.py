@@ -4,7 +4,7 @@
     scores    bias + h · weights → one whole number per code: how likely it is, in steps of 1/32 octave
     range     frequencies 2^(score/32) → the interval that the code narrows → bytes
 
-All of it is whole numbers, so encoder and decoder agree on every machine. Vectors and weights are int8: some 15 kB per
+All of it is whole numbers, so encoder and decoder agree on every machine. Vectors and weights are int8: some 20 kB per
 codebook stand for a table of a million frequencies. A packet stands alone, so damage costs no more than its own packet.
 `docs/entropy.md` has the arithmetic and the file format, and what it saves.
 """
@@ -154,7 +154,7 @@ class Entropy:
         offset, span, at = int.from_bytes(padded[:7], "big"), _RANGE, 7  # offset: how far the data are above the interval's low end
         for t in range(num_frames):
             for group in used:
-                for k, row in enumerate(group.sums(known, num_codebooks)[:, 0], group.first):
+                for k, row in enumerate(group.sums(known.reshape(-1, 1), num_codebooks)[:, 0], group.first):
                     whole = int(row[-1])
                     step = span // whole
                     value = offset // step
@@ -185,7 +185,7 @@ class Entropy:
             here = slice(at, min(at + _AT_ONCE, num_frames))
             for group in self._groups:
                 if group.first < num_codebooks:
-                    sums = group.sums(known[:, :, here], num_codebooks)  # [g, t, S]
+                    sums = group.sums(known[:, :, here].reshape(2 * self.num_codebooks, -1), num_codebooks)  # [g, t, S]
                     place = slice(group.first, group.first + len(sums))
                     rows = codes[place, here, None].astype(np.intp)
                     below = np.where(rows > 0, np.take_along_axis(sums, np.maximum(rows - 1, 0), 2), 0)
@@ -304,25 +304,22 @@ class _Group:
     weights: Int32  # [G, D, S]
     vectors: Int32  # [rows, D], those of all sources
     start: npt.NDArray[np.intp]  # [G, n, 1], where a source's rows start
-    lag: npt.NDArray[np.intp]  # [G, n]
-    codebook: npt.NDArray[np.intp]  # [G, n]
+    source: npt.NDArray[np.intp]  # [G, n], its row in what is known
 
     def sums(self, known: npt.NDArray[np.intp], used: int) -> npt.NDArray[np.uint32]:
-        """Running sums of all frequencies [g, t, S], from the codes `known` [2, K, t] in the frame before and in the same frame,
+        """Running sums of all frequencies [g, t, S], from the codes `known` [2 · K, t] in the frame before and in the same frame,
         for the g codebooks of the group that are among the first `used`.
 
         The likeliest code has a frequency of 2^16, one that is 16 octaves below or more has 1.
         """
         g = slice(used - self.first)
-        rows = known[1 - self.lag[g], self.codebook[g]] + self.start[g]  # [g, n, t]
-        h = self.vectors[rows].sum(1, dtype=np.int32)  # [g, t, D]
+        rows = known.take(self.source[g], axis=0) + self.start[g]  # [g, n, t]
+        h = self.vectors.take(rows, axis=0).sum(1, dtype=np.int32)  # [g, t, D]
         scores = np.einsum("gtd,gds->gts", h, self.weights[g])  # faster than a product of matrices, which for integers is a plain loop
         scores += self.bias[g]
         scores >>= self.shift[g]
-        scores -= scores.max(2, keepdims=True)
-        scores += STEPS * OCTAVES
-        np.maximum(scores, 0, out=scores)
-        return np.add.accumulate(_POWERS.take(scores), axis=2)
+        scores -= scores.max(2, keepdims=True) - STEPS * OCTAVES
+        return np.add.accumulate(_POWERS.take(scores, mode="clip"), axis=2)  # clipped: a score below 0 counts as 0
 
 
 def _group(tables: tuple[Table, ...], run: range) -> _Group:
@@ -330,18 +327,18 @@ def _group(tables: tuple[Table, ...], run: range) -> _Group:
     size, rank, count = len(chosen[0].bias), max(t.rank for t in chosen), max(len(t.sources) for t in chosen)
     nothing = np.zeros((size + 1, rank), np.int32)
     weights = np.zeros((len(run), rank, size), np.int32)
-    lag, codebook, start = np.zeros((3, len(run), count), np.intp)
+    place, start = np.zeros((2, len(run), count), np.intp)
     vectors = [nothing]
     for g, table in enumerate(chosen):
         weights[g, : table.rank] = table.weights
         for i, source in enumerate(table.sources):
-            lag[g, i], codebook[g, i] = source
+            place[g, i] = source.codebook + (0 if source.lag else len(tables))
             start[g, i] = len(vectors) * (size + 1)
             vectors.append(nothing.copy())
             vectors[-1][:, : table.rank] = table.vectors[i]
     bias = np.array([t.bias for t in chosen], np.int32)[:, None]
     shift = np.array([t.shift for t in chosen], np.int32)[:, None, None]
-    return _Group(run.start, bias, shift, weights, np.concatenate(vectors), start[..., None], lag, codebook)
+    return _Group(run.start, bias, shift, weights, np.concatenate(vectors), start[..., None], place)
 
 
 def _shortest(low: int, span: int, size: int) -> bytes:
