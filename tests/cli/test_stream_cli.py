@@ -196,3 +196,20 @@ def test_mistakes(arguments: list[str], message: str, tmp_path: Path, monkeypatc
     result = run(*arguments, "-m", str(codec.network.folder), "-b", f"{codec.info.bitrates[-1] / 1000:g}")
     assert result.exit_code == 1 and result.output.startswith("Error: ") and result.output.strip().count("\n") == 0, result.output
     assert any(part in result.output for part in message.split("|"))
+
+
+def test_recordings_one_after_the_other_are_played_one_after_the_other(
+    tmp_path: Path, speech: np.ndarray, python: Callable[..., "subprocess.CompletedProcess[bytes]"]
+) -> None:
+    """As `cat` makes them, one of them entropy-coded."""
+    soundfile.write(tmp_path / "a.wav", speech, 16000)
+    for name, options in (("a.stk", ["--entropy"]), ("b.stk", ["-b", "2"])):
+        done = python("-m", "spectokenizer", "encode", "a.wav", name, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    data = (tmp_path / "a.stk").read_bytes() + (tmp_path / "b.stk").read_bytes()
+    done = python("-m", "spectokenizer", "stream", "-d", input=data, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    alone = [
+        python("-m", "spectokenizer", "stream", "-d", input=(tmp_path / n).read_bytes(), cwd=tmp_path).stdout for n in ("a.stk", "b.stk")
+    ]
+    assert done.stdout == b"".join(alone) and len(alone[0]) == len(alone[1]) > 2 * len(speech)

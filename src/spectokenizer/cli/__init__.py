@@ -14,6 +14,7 @@ COMMANDS = {  # command: (module, one line of help)
     "decode": ("codec", "A .stk file to audio."),
     "roundtrip": ("codec", "Audio through the codec and back, with what it cost."),
     "info": ("codec", "What a model, or a .stk file, is and costs."),
+    "repair": ("codec", "An end for a .stk file that a crash cut off."),
     "stream": ("stream", "Live: microphone, pipes or RTP to packets, or back."),
     "serve": ("serve", "A WebSocket server that carries many calls."),
     "demo": ("demo", "The codec in a browser tab."),

@@ -184,15 +184,17 @@ def _encode(stack: ExitStack, source: Iterator[Audio], target: str, codec: Codec
 
 
 def _decode(stack: ExitStack, origin: str, target: str, model: str, device: int | str | None, force: bool) -> None:
-    from ..bitstream import Reader
+    from ..bitstream import streams
     from ..runtime import files
 
     source: Any = sys.stdin.buffer if origin == "-" else stack.enter_context(click.open_file(origin, "rb"))
-    reader = Reader(source)
-    codec = files.codec_for(reader.header, None if model == reader.header.model else load(model))
-    write = _sink(stack, codec.info.sample_rate, target, device, force)
-    for samples in files.decode_packets(codec, reader, files.Report()):
-        write(samples)
+    codec: Codec | None = None
+    write: Callable[[Audio], object] | None = None
+    for reader in streams(source, entropy=lambda *_: getattr(codec, "entropy", None)):  # recordings one after the other
+        codec = files.codec_for(reader.header, codec or (None if model == reader.header.model else load(model)))
+        write = write or _sink(stack, codec.info.sample_rate, target, device, force)
+        for samples in files.decode_packets(codec, reader, files.Report()):
+            write(samples)
 
 
 # -- RTP -----------------------------------------------------------------------------------------------------------------------
