@@ -199,7 +199,7 @@ def test_mistakes(arguments: list[str], message: str, tmp_path: Path, monkeypatc
 
 
 def test_recordings_one_after_the_other_are_played_one_after_the_other(
-    tmp_path: Path, speech: np.ndarray, python: Callable[..., "subprocess.CompletedProcess[bytes]"]
+    tmp_path: Path, speech: np.ndarray, python: Callable[..., subprocess.CompletedProcess[bytes]]
 ) -> None:
     """As `cat` makes them, one of them entropy-coded."""
     soundfile.write(tmp_path / "a.wav", speech, 16000)
