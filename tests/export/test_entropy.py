@@ -10,9 +10,9 @@ import soundfile
 from click.testing import CliRunner
 
 from spectokenizer import AudioError, Codec
-from spectokenizer.bitstream.entropy import Entropy
+from spectokenizer.bitstream.entropy import MAX_SOURCES, Entropy
 from spectokenizer.cli.tables import tables
-from spectokenizer.export.entropy import fit, make_tables, measure
+from spectokenizer.export.entropy import fit, make_tables, measure, sources_of
 
 SIZE = 16
 
@@ -44,6 +44,12 @@ def test_noise_is_not_made_longer_than_a_little() -> None:
     clips = [rng.integers(0, SIZE, (3, 400)).astype(np.int16) for _ in range(6)]
     saving = measure(fit(clips, SIZE), [rng.integers(0, SIZE, (3, 400)).astype(np.int16)])[-1]
     assert saving.coded < 1.05 * saving.plain
+
+
+def test_sources_are_known_when_they_are_needed() -> None:
+    for k in range(32):
+        assert len(sources_of(k)) <= MAX_SOURCES
+        assert all((lag == 0 and 0 <= j < k) or (lag == 1 and 0 <= j <= k) for lag, j in sources_of(k))
 
 
 @pytest.fixture(scope="module")

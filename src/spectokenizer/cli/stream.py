@@ -13,6 +13,7 @@ import click
 from .common import bitrate_option, check_bitrate, load, model_option, progress, say, sink
 
 if TYPE_CHECKING:
+    from ..bitstream.entropy import Entropy
     from ..runtime.audio import Audio
     from ..runtime.codec import Codec
 
@@ -190,7 +191,12 @@ def _decode(stack: ExitStack, origin: str, target: str, model: str, device: int 
     source: Any = sys.stdin.buffer if origin == "-" else stack.enter_context(click.open_file(origin, "rb"))
     codec: Codec | None = None
     write: Callable[[Audio], object] | None = None
-    for reader in streams(source, entropy=lambda *_: getattr(codec, "entropy", None)):  # recordings one after the other
+
+    def tables(*_: object) -> Entropy | None:
+        """Asked for at the first coded packet, when the codec is known."""
+        return None if codec is None else codec.entropy
+
+    for reader in streams(source, entropy=tables):  # recordings one after the other
         codec = files.codec_for(reader.header, codec or (None if model == reader.header.model else load(model)))
         write = write or _sink(stack, codec.info.sample_rate, target, device, force)
         for samples in files.decode_packets(codec, reader, files.Report()):

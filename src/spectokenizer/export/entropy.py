@@ -30,10 +30,11 @@ Clips = list[npt.NDArray[np.int16]]  # codes [K, T] each
 
 HELD_OUT = 0.08  # of the files
 PACKET = 50  # frames
-RANKS = (16, 16, 16, 12, 12, 8)  # of codebooks 0, 1, … and of all further ones: fine codes depend on little
+FINE = 8  # from this codebook on only the coarsest tells something
+RANKS = (16, 16, 16, 12, 12, 8, 8, 8, 4)  # of codebooks 0, 1, … and of all further ones: fine codes depend on little
 LARGEST = 4096  # codes of a codebook: pair counts are one dense array
 
-COUNT_STEPS, FRAME_STEPS, BATCH = 60, 80, 2048
+COUNT_STEPS, FRAME_STEPS, BATCH = 60, 240, 2048
 COUNT_RATE, FRAME_RATE = 0.08, 0.01  # of learning, at the start; it falls to nothing
 PRIOR = 8.0  # weight decay, in frames: what was seen less often than this is hardly believed
 FINEST = 2  # shift: products no finer than 1/4 of a score, which loses nothing that can be measured and packs better
@@ -140,8 +141,10 @@ def _batches(pieces: Iterator[Audio], group: int = 48, size: int = 8) -> Iterato
 
 
 def sources_of(k: int) -> tuple[Source, ...]:
-    """What tells most about codebook `k`: its code one frame before, and what the coarsest codebook says in this frame."""
-    return (Source(1, 0),) if k == 0 else (Source(1, k), Source(0, 0))
+    """What tells most about codebook `k`: its code one frame before, the coarsest two in this frame. docs/entropy.md has the gains."""
+    if k >= FINE:
+        return (Source(0, 0),)
+    return (Source(1, k), *(Source(0, j) for j in range(min(k, 2))))
 
 
 def fit(
@@ -188,15 +191,16 @@ def _fit(
         bias, weights, vectors = adam.values
         wrong = (of_row * _softmax(vectors @ weights.T + bias) - pairs) / frames
         adam.step([wrong.sum(0), wrong.T @ vectors + weights * (PRIOR / frames), wrong @ weights + vectors * (PRIOR / frames)])
-        progress(0.7 * (step + 1) / COUNT_STEPS)
+        progress(0.5 * (step + 1) / COUNT_STEPS)
 
     # All of them together, on frames.
     bias, weights, vectors = adam.values
     vectors = vectors.reshape(len(known), size + 1, rank) * np.float32(TOGETHER if len(known) > 1 else 1)
     if len(known) == 1:
         return bias, weights, vectors
-    adam = _Adam([bias, weights, vectors], FRAME_RATE, FRAME_STEPS)
-    for step in range(FRAME_STEPS):
+    steps = min(FRAME_STEPS, max(40, 8 * frames // BATCH))
+    adam = _Adam([bias, weights, vectors], FRAME_RATE, steps)
+    for step in range(steps):
         bias, weights, vectors = adam.values
         some = rng.integers(0, frames, BATCH)
         h = sum(of_source[row[some]] for of_source, row in zip(vectors, known, strict=True))  # [batch, D]
@@ -207,7 +211,7 @@ def _fit(
         for slope, row in zip(slopes, known, strict=True):
             np.add.at(slope, row[some], back)
         adam.step([wrong.sum(0), wrong.T @ h + weights * (PRIOR / frames), slopes])
-        progress(0.7 + 0.3 * (step + 1) / FRAME_STEPS)
+        progress(0.5 + 0.5 * (step + 1) / steps)
     bias, weights, vectors = adam.values
     return bias, weights, vectors
 

@@ -67,7 +67,7 @@ class Codec:
 
     @cached_property
     def entropy(self) -> Entropy | None:
-        """The entropy coder with the tables in the model's folder, None without such; raises FormatError for damaged ones."""
+        """The entropy coder with the tables in the model's folder, None without such; raises ModelError for damaged ones."""
         path = self.network.folder / TABLES
         return Entropy.load(path) if path.is_file() else None
 
