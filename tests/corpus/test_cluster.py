@@ -25,7 +25,7 @@ def test_reserving_every_core_is_refused(total: float, free: float, workers: int
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"spectokenizer\[ray\]"):
+    with pytest.raises(ConfigError, match=r"ray\[data\]"):
         next(Ray()(lambda task, told: task, [1], 1, lambda size, seconds: None))
 
 

@@ -32,7 +32,7 @@ class Ray:
             import ray
             import ray.data
         except ImportError as error:
-            raise ConfigError('--engine ray needs Ray: pip install "spectokenizer[ray]"') from error
+            raise ConfigError('--engine ray needs Ray: pip install "ray[data]"') from error
         mine = not ray.is_initialized()
         if mine:
             self._connect(ray)
