@@ -29,8 +29,12 @@ def check_codes(codes: npt.ArrayLike, bits: int) -> npt.NDArray[np.int16]:
 
 def pack(codes: npt.ArrayLike, bits: int) -> bytes:
     """Codes [K, T] of `bits` bits each as bytes; the bits that fill up the last byte are zero. Raises CodesError."""
-    flat = check_codes(codes, bits).T.reshape(-1, 1)  # [T * K, 1]
-    return np.packbits(flat >> np.arange(bits - 1, -1, -1, dtype=np.int16) & 1).tobytes()  # [T * K, bits] before packing
+    return pack_flat(check_codes(codes, bits).T.reshape(-1), bits)
+
+
+def pack_flat(codes: npt.NDArray[np.int16], bits: int) -> bytes:
+    """The same of codes [N] that are known to be good, in the order in which they stand."""
+    return np.packbits(codes[:, None] >> np.arange(bits - 1, -1, -1, dtype=np.int16) & 1).tobytes()  # [N, bits] before packing
 
 
 def unpack(data: bytes, num_codebooks: int, num_frames: int, bits: int) -> npt.NDArray[np.int16]:

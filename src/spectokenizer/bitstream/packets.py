@@ -31,7 +31,12 @@ class LivePacket(NamedTuple):
 def pack_packet(codes: npt.ArrayLike, bits_per_code: int, previous: npt.ArrayLike | None = None) -> bytes:
     """Codes [K, t] and perhaps `previous` [r, t] as one packet. Raises CodesError for what does not fit into one."""
     own = bits.check_codes(codes, bits_per_code)
-    again = bits.check_codes(np.zeros((0, own.shape[1]), np.int16) if previous is None else previous, bits_per_code)
+    return _pack(own, None if previous is None else bits.check_codes(previous, bits_per_code), bits_per_code)
+
+
+def _pack(own: npt.NDArray[np.int16], again: npt.NDArray[np.int16] | None, bits_per_code: int) -> bytes:
+    """The packet of codes that are checked but for their shapes."""
+    again = own[:0] if again is None else again
     (k, t), r = own.shape, len(again)
     if not (1 <= k <= MAX_CODEBOOKS and 1 <= t <= MAX_FRAMES and r <= MAX_REDUNDANCY and again.shape[1] == t):
         raise CodesError(
@@ -39,7 +44,7 @@ def pack_packet(codes: npt.ArrayLike, bits_per_code: int, previous: npt.ArrayLik
             f"frames before; not [{k}, {t}] and {list(again.shape)}"
         )
     flat = np.concatenate([own.T.reshape(-1), again.T.reshape(-1)])
-    return bytes([(k - 1) << 4 | (t - 1) << 2 | r]) + bits.pack(flat[None], bits_per_code)
+    return bytes([(k - 1) << 4 | (t - 1) << 2 | r]) + bits.pack_flat(flat, bits_per_code)
 
 
 def unpack_packet(data: bytes, bits_per_code: int, num_codebooks: int = MAX_CODEBOOKS) -> LivePacket:
@@ -85,4 +90,4 @@ class Packetizer:
         previous = None if before is None else before[: self.redundancy, before.shape[1] - codes.shape[1] :]
         if previous is not None and previous.shape[1] < codes.shape[1]:
             previous = None  # the packet before was shorter
-        return pack_packet(codes, self.bits_per_code, previous)
+        return _pack(codes, previous, self.bits_per_code)

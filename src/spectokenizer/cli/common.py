@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from ..errors import BitrateError
 
 if TYPE_CHECKING:
     from ..runtime.codec import Codec
+
+EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 
 model_option = click.option("--model", "-m", default="mini", show_default=True, help="Bundled model or folder of an exported one.")
 
@@ -66,8 +69,6 @@ def sink(path: str, force: bool, *others: str | None) -> str | BinaryIO:
 @contextmanager
 def progress(label: str, patience: float = 2.0) -> Iterator[Callable[[float | None, float], None]]:
     """A bar on standard error that appears only when the work takes longer than `patience` seconds."""
-    import time
-
     start, bar = time.monotonic(), None
 
     def update(share: float | None, seconds: float) -> None:
@@ -88,3 +89,30 @@ def progress(label: str, patience: float = 2.0) -> Iterator[Callable[[float | No
 def say(text: str) -> None:
     """To standard error: standard output may be carrying data."""
     click.echo(text, err=True)
+
+
+class Meter:
+    """How far it is, on standard error: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, label: str):
+        self.label, self.terminal = label, sys.stderr.isatty()
+        self._bar = click.progressbar(length=1000, label=label, file=sys.stderr, item_show_func=lambda text: text, show_eta=False)
+        self._said, self._at = time.monotonic(), 0
+
+    def __enter__(self) -> Meter:
+        if self.terminal:
+            self._bar.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.terminal:
+            self._bar.render_finish()
+
+    def show(self, share: float, text: str) -> None:
+        if self.terminal:
+            at = round(1000 * share)
+            self._bar.update(at - self._at, text)
+            self._at = at
+        elif time.monotonic() - self._said > EVERY:
+            say(f"{self.label} {share:.1%}" + (f", {text}" if text else ""))
+            self._said = time.monotonic()

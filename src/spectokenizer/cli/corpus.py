@@ -3,46 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from .. import __version__
-from .common import bitrate_option, check_bitrate, load, model_option, say
+from .common import Meter, bitrate_option, check_bitrate, load, model_option, say
 
 if TYPE_CHECKING:
     from ..corpus.job import Progress, Summary
-
-EVERY = 30.0  # seconds between two lines of progress where there is no terminal
-
-
-class Meter:
-    """How far it is, on standard error: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, label: str):
-        self.label, self.terminal = label, sys.stderr.isatty()
-        self._bar = click.progressbar(length=1000, label=label, file=sys.stderr, item_show_func=lambda text: text, show_eta=False)
-        self._said, self._at = time.monotonic(), 0
-
-    def __enter__(self) -> Meter:
-        if self.terminal:
-            self._bar.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.terminal:
-            self._bar.render_finish()
-
-    def show(self, share: float, text: str) -> None:
-        if self.terminal:
-            at = round(1000 * share)
-            self._bar.update(at - self._at, text)
-            self._at = at
-        elif time.monotonic() - self._said > EVERY:
-            say(f"{self.label} {share:.1%}, {text}")
-            self._said = time.monotonic()
 
 
 def clock(seconds: float) -> str:

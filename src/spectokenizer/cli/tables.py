@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-from .common import load, say
+from .common import Meter, load, say
 
 
 @click.command()
@@ -36,7 +34,7 @@ def tables(model: str, data: Path, held_out: Path | None, hours: float, out: Pat
 
     from ..export.entropy import make_tables
 
-    with _progress() as update:
+    with Phases() as update:
         report = make_tables(model, data, target, hours=hours, held_out=held_out, seed=seed, progress=update)
     for reason in report.skipped[:10]:
         say(f"Warning: skipped {reason}")
@@ -51,30 +49,22 @@ def tables(model: str, data: Path, held_out: Path | None, hours: float, out: Pat
     click.echo(f"{report.path}: {report.num_bytes} bytes, from {report.seconds / 3600:.2f} hours")
 
 
-class _progress:  # noqa: N801
-    """A bar on standard error for each thing that is done, where somebody may be looking."""
+class Phases:
+    """A meter for each thing that is done, one after the other."""
 
     def __init__(self) -> None:
-        self._what = ""
-        self._bar: Any = None
+        self._meter: Meter | None = None
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Phases:
         return self
 
     def __call__(self, what: str, share: float) -> None:
-        if not sys.stderr.isatty():
-            if what != self._what:
-                say(f"{what} …")
-                self._what = what
-            return
-        if what != self._what:
+        if self._meter is None or self._meter.label != what:
             self.__exit__()
-            self._what, self._bar = what, click.progressbar(length=1000, label=f"{what:<17}", file=sys.stderr)
-            self._bar.__enter__()
-        if self._bar is not None:
-            self._bar.update(max(0, round(1000 * share) - self._bar.pos))
+            self._meter = Meter(what).__enter__()
+        self._meter.show(share, "")
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.render_finish()
-            self._bar = None
+        if self._meter is not None:
+            self._meter.__exit__()
+            self._meter = None

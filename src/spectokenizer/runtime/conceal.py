@@ -33,8 +33,6 @@ class Concealment:
 
     def __call__(self, samples: Audio, lost: npt.NDArray[np.bool_], first_frame: int) -> Audio:
         """The network's output [t·frame_size] as it is to be heard; `lost` [t] marks frames that never came."""
-        if len(lost) == 1 and not lost[0] and self.gain == 1.0 and self._loud(float(np.dot(samples, samples))):
-            return samples  # the usual frame of a live stream, quickly
         frames = samples.reshape(len(lost), self.frame_size)
         if self.gain == 1.0 and self.lost == 0 and not lost.any():  # nearly always
             self._listen(frames)
@@ -56,20 +54,13 @@ class Concealment:
         """Follow the background: at once when it gets quieter, slowly when it gets louder."""
         for frame in frames:
             energy = float(np.dot(frame, frame))
-            if self._loud(energy):
+            if energy > NEAR * self.background > 0:
+                self.background *= RISE
                 continue
             power = np.abs(np.fft.rfft(frame)) ** 2 / self.frame_size
             weight = 0.1 if self.background and energy > self.background / NEAR else 1.0
             self.spectrum = self.spectrum + weight * (power - self.spectrum)
             self.background += weight * (max(energy, 1e-12) - self.background)
-
-    def _loud(self, energy: float) -> bool:
-        """Whether this frame is more than background; then the estimate rises a little."""
-        if not energy > NEAR * self.background > 0:
-            return False
-        self.background *= RISE
-        self.lost = 0
-        return True
 
     def _noise(self, number: int) -> npt.NDArray[np.float64]:
         """A frame of noise like the background, the same for the same frame number."""

@@ -5,11 +5,9 @@ A batch is a function of (seed, rank, step) alone, so a resumed run sees exactly
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
-import re
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,11 +18,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from ..corpus.sources import SHARD, expand
 from ..errors import AudioError, ConfigError
 from ..runtime import audio
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"}
-SHARD = ".tar"  # a WebDataset shard: every member with a suffix from above is a clip
 AHEAD = 8  # clips in memory while decoding
 
 T = TypeVar("T")
@@ -47,7 +45,7 @@ def find(source: str | Path) -> list[Path]:
     elif source.is_file():
         paths = [source] if _is_audio(source) else [source.parent / entry for entry in _entries(source)]
     elif set("*?[{") & set(str(source)):
-        paths = [p for p in _expand(str(source)) if _is_audio(p)]
+        paths = [p for p in map(Path, expand(str(source))) if _is_audio(p)]
     else:
         raise ConfigError(f"{source}: neither a folder, a file nor a pattern of files")
     if not paths:
@@ -65,16 +63,6 @@ def find_audio(source: str | Path) -> list[Path]:
 
 def _is_audio(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES or path.suffix.lower() == SHARD
-
-
-def _expand(pattern: str) -> list[Path]:
-    """The paths that a shell would make of {000..011}, {a,b} and * ? [ ]."""
-    braces = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
-    if not braces:
-        return sorted(map(Path, glob.glob(pattern, recursive=True))) if set("*?[") & set(pattern) else [Path(pattern)]
-    first, last, names = braces.groups()
-    values = names.split(",") if names else [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
-    return [path for value in values for path in _expand(pattern[: braces.start()] + value + pattern[braces.end() :])]
 
 
 def _entries(manifest: Path) -> list[str]:
