@@ -27,15 +27,28 @@ def test_published_cost_and_geometry() -> None:
     assert mini.bitrates == tuple(range(500, 6001, 500))
 
 
-@pytest.mark.parametrize("name", [*PRESETS, "tiny"])
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "batch": {"norm": "batch"},
+    "relu": {"activation": "relu"},
+    "finest": {"recurrence": "finest"},
+    "real": {"complex_stem": False},
+    "uncompressed": {"compression": 1},
+    "all": {"norm": "batch", "activation": "relu", "recurrence": "finest", "complex_stem": False, "compression": 1},
+    "vq": {"quantizer": "vq", "num_codebooks": 1, "codebook_size": 32768},
+}
+CONFIGS = {**PRESETS, **{name: dataclasses.replace(PRESETS["mini"], name=name, **values) for name, values in ABLATIONS.items()}}
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "tiny"])
 def test_torch_model_has_the_parameters_that_the_table_says(name: str, tiny_config: CodecConfig) -> None:
     torch = pytest.importorskip("torch")
     from spectokenizer.model.spectokenizer import SpecTokenizer, parameters
 
-    config = PRESETS.get(name, tiny_config)
+    config = CONFIGS.get(name, tiny_config)
     with torch.device("meta"):
         model = SpecTokenizer(config)
     assert parameters(model) == sum(cost.parameters for cost in config.costs())
+    assert config.table_numbers == getattr(model.quantizer, "codebooks", torch.zeros(0)).numel()
     by_layer = {cost.name: cost.parameters for cost in config.costs()}
     for side in ("encoder", "decoder"):
         for layer, module in getattr(model, side).items():
@@ -49,19 +62,21 @@ def test_torch_model_has_the_parameters_that_the_table_says(name: str, tiny_conf
                 assert parameters(module) == by_layer[f"{side}.{layer}"]
 
 
-@pytest.mark.parametrize("name", ["mini", "micro"])
+@pytest.mark.parametrize("name", sorted({*CONFIGS} - {"base"}))
 def test_macs_counted_while_one_second_runs_through_torch(name: str) -> None:
     """Every weight times how often it is used, from the shapes that the layers really see."""
     torch = pytest.importorskip("torch")
-    from spectokenizer.model.layers import RNN2D, ComplexConv, Down, Stem, Up
+    from spectokenizer.model.layers import RNN2D, ComplexConv, Down, RealStem, Stem, Up
     from spectokenizer.model.spectokenizer import build
 
-    config, counted = PRESETS[name], []
+    config, counted = CONFIGS[name], []
 
     def count(module: Any, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
         t_in, _, f_in, _ = inputs[0].shape
         t_out, _, f_out, _ = outputs[0].shape
-        if isinstance(module, Stem):  # a complex weight has two numbers and takes part in four products
+        if isinstance(module, RealStem):
+            counted.append(module.real_weight.numel() * t_in * f_in + module.weight.numel() * t_out * f_out)
+        elif isinstance(module, Stem):  # a complex weight has two numbers and takes part in four products
             counted.append(2 * module.complex_weight.numel() * t_in * f_in + module.weight.numel() * t_out * f_out)
         elif isinstance(module, Down):
             counted.append(module.weight.numel() * t_out * f_out)
@@ -79,11 +94,26 @@ def test_macs_counted_while_one_second_runs_through_torch(name: str) -> None:
             layer.register_forward_hook(count)
     with torch.no_grad():
         model(torch.zeros(1, config.sample_rate), quantize=False)
-    assert len(counted) == 4 * len(config.strides) + 1  # two per level and side, and the decoder's complex convolution
+    assert len(counted) == 2 * len(config.strides) + 2 * len(config.recurrent_levels) + 1  # and the decoder's complex convolution
     assert sum(counted) == config.macs_per_second
 
 
-@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+def test_single_codebooks_and_half_the_tokens() -> None:
+    single, halved = PRESETS["mini-single"], PRESETS["mini-single-25hz"]
+    assert (single.bits_per_code, single.bitrates, single.frame_size) == (15, (750,), 320)
+    assert (halved.bitrates, halved.frame_size, halved.frame_rate, halved.latency_samples) == ((375,), 640, 25.0, 800)
+
+
+def test_switches_that_are_as_ever_are_not_written() -> None:
+    """A model's hash is of its configuration, among others: files written before there were switches name the same one."""
+    assert set(PRESETS["mini"].to_dict()) == {
+        *("name", "sample_rate", "hop_length", "window_length", "n_fft", "compression", "channels", "strides", "kernel_time"),
+        *("num_codebooks", "codebook_size", "codebook_dim"),
+    }
+    assert PRESETS["mini-single"].to_dict()["quantizer"] == "fsq"
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_json_round_trip(config: CodecConfig, tmp_path: Path) -> None:
     assert CodecConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     (tmp_path / "config.json").write_text(json.dumps({"codec": config.to_dict(), "about": {}}))
@@ -99,8 +129,9 @@ def test_json_round_trip(config: CodecConfig, tmp_path: Path) -> None:
         ({"channels": (15, 24, 32, 64, 96)}, "even"),
         ({"channels": (16, 0, 32, 64, 96)}, "whole numbers"),
         ({"strides": ((1, 4), (1, 4), (1, 4), (2, 2))}, "256 bins"),
-        ({"strides": ((2, 4), (1, 4), (1, 4), (1, 4))}, "last level"),
-        ({"strides": ((1, 4), (1, 4), (1, 4), (4, 4))}, "strides in time"),
+        ({"strides": ((2, 4), (1, 4), (1, 4), (1, 4))}, "first level does not stride in time"),
+        ({"strides": ((1, 4), (1, 4), (1, 4), (4, 4))}, "stride in time by 1, or by 2"),
+        ({"strides": (), "channels": (16,)}, "they fold 1"),
         ({"kernel_time": 5}, "kernel_time"),
         ({"hop_length": 128}, "twice hop_length"),
         ({"hop_length": 320, "window_length": 640}, "at least window_length"),
@@ -110,6 +141,13 @@ def test_json_round_trip(config: CodecConfig, tmp_path: Path) -> None:
         ({"codebook_size": 0}, "power of two"),
         ({"codebook_size": 1 << 16}, "int16|32768"),
         ({"codebook_dim": 0}, "whole numbers"),
+        ({"quantizer": "pq"}, "quantizer is rvq"),
+        ({"quantizer": "vq"}, "with one codebook"),
+        ({"quantizer": "fsq"}, "with one codebook"),
+        ({"quantizer": "fsq", "num_codebooks": 1, "codebook_dim": 4}, "divides the 10 bits"),
+        ({"norm": "layer"}, "norm is frame or batch"),
+        ({"activation": "gelu"}, "activation is snake or relu"),
+        ({"recurrence": "none"}, "recurrence is all or finest"),
         ({"num_codebooks": 0}, "1 to 32"),
         ({"num_codebooks": 33}, "1 to 32"),
     ],
@@ -121,7 +159,7 @@ def test_a_broken_rule_is_named(values: dict[str, Any], rule: str) -> None:
 
 def test_all_broken_rules_are_listed_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        CodecConfig("odd", compression=1.0, channels=(7, 8), codebook_size=3, num_codebooks=99)
+        CodecConfig("odd", compression=3.0, channels=(7, 8), codebook_size=3, num_codebooks=99)
     message = str(caught.value)
     assert message.startswith("codec 'odd' needs: ")
     assert [word in message for word in ("compression", "one entry more", "even", "power of two", "1 to 32")] == [True] * 5

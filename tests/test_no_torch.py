@@ -32,9 +32,9 @@ codec = spectokenizer.load(sys.argv[1])
 audio = 0.1 * np.random.default_rng(0).standard_normal(5000)
 codes = codec.encode(audio, 44100, codec.info.bitrates[0])
 assert codec.decode(codes).shape == (codes.num_samples,) == (round(5000 * 16000 / 44100),)
-encoder, decoder = codec.encoder(None), codec.decoder()
+encoder, decoder = codec.encoder(codec.info.bitrates[-1]), codec.decoder()
 assert decoder.push(np.concatenate([encoder.push(audio), encoder.flush()], 1)).shape == (17 * 320,)
-encoder = codec.encoder(None)
+encoder = codec.encoder(codec.info.bitrates[-1])
 encoder.push(audio[:1000])
 encoder.copy().flush()
 print("done", *(name for name in ("torch", "onnx", "matplotlib", "scipy") if sys.modules.get(name)))
@@ -98,12 +98,13 @@ def test_nothing_heavy_is_imported_before_it_is_used(python: Python, statement: 
 
 # -- who may import whom -------------------------------------------------------------------------------------------------------
 
-ORDER = ["errors", "config", "codes", "bitstream", "runtime", "live", "corpus", "cli"]  # each may import those before it
-RESEARCH = ["model", "training", "export", "evaluation"]
+ORDER = ["errors", "config", "codes", "tokens", "bitstream", "runtime", "live", "corpus", "cli"]  # each may import those before it
+RESEARCH = ["model", "training", "export", "evaluation", "experiments"]
 LIBRARIES = {  # beyond the standard library
     "errors": set(),
     "config": set(),
     "codes": {"numpy"},
+    "tokens": {"numpy"},
     "bitstream": {"numpy"},
     "runtime": {"numpy", "onnxruntime", "soundfile", "soxr"},
     "live": {"numpy"},

@@ -30,14 +30,16 @@ if TYPE_CHECKING:
     from .runtime.codec import Codec, Info, bundled, load
     from .runtime.receiver import Receiver
     from .runtime.streams import Decoder, Encoder
+    from .tokens import Vocabulary
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    **dict.fromkeys(("Codec", "Info", "load", "bundled"), "codec"),
-    **dict.fromkeys(("Encoder", "Decoder"), "streams"),
-    **dict.fromkeys(("EncoderBatch", "DecoderBatch"), "batch"),
-    "Receiver": "receiver",
+    **dict.fromkeys(("Codec", "Info", "load", "bundled"), "runtime.codec"),
+    **dict.fromkeys(("Encoder", "Decoder"), "runtime.streams"),
+    **dict.fromkeys(("EncoderBatch", "DecoderBatch"), "runtime.batch"),
+    "Receiver": "runtime.receiver",
+    "Vocabulary": "tokens",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "StreamError",
     "TruncatedError",
     "VersionError",
+    "Vocabulary",
     "bundled",
     "load",
 ]
@@ -72,5 +75,5 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module(f".runtime.{_LAZY[name]}", __name__), name)
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -32,6 +32,11 @@ class CodecConfig:
     Frequencies in Hz, lengths in samples. `channels[0]` is the width of the complex convolution (real and
     imaginary parts counted), `channels[i]` that of level i; `strides` are (time, frequency) per level and the
     kernel is (`kernel_time`, frequency stride), the paper's (3, 4).
+
+    `quantizer` is "rvq" (residual, any number of leading codebooks is a valid code), "vq" (the paper's one large codebook) or "fsq" (one
+    codebook without a table: `codebook_dim` numbers, each rounded to one of codebook_size^(1/codebook_dim) levels; with two levels
+    this is binary spherical quantisation's code). The last four switch parts of the paper off, for its ablation; they can be trained
+    and evaluated, not exported.
     """
 
     name: str = "mini"
@@ -46,6 +51,11 @@ class CodecConfig:
     num_codebooks: int = 12
     codebook_size: int = 1024
     codebook_dim: int = 8
+    quantizer: str = "rvq"
+    norm: str = "frame"  # FLNorm, or "batch"
+    activation: str = "snake"  # or "relu"
+    recurrence: str = "all"  # RNN2D at every level, or at the "finest" only
+    complex_stem: bool = True  # complex or real first convolution
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(int(c) for c in self.channels))
@@ -55,17 +65,27 @@ class CodecConfig:
         sizes += [step for stride in self.strides for step in stride]
         checks = {
             "all sizes are whole numbers from 1": all(isinstance(size, int) and size >= 1 for size in sizes),
-            "compression is 2, the only exponent with an exact real-valued inverse here": self.compression == 2.0,
+            "compression is 2 (the paper's square root) or 1 (none)": self.compression in (1.0, 2.0),
             "channels has one entry more than strides": len(self.channels) == len(self.strides) + 1,
             "channels[0] is even (real and imaginary parts)": sum(self.channels[:1]) % 2 == 0,
             f"the frequency strides fold all {self.num_bins} bins to 1 (they fold {fold})": fold == self.num_bins,
             "window_length is twice hop_length (square-root Hann, 50 % overlap)": self.window_length == 2 * self.hop_length,
             "n_fft is at least window_length": self.n_fft >= self.window_length,
-            "only the last level strides in time": all(t == 1 for t, _ in self.strides[:-1]),
-            "the last level strides in time by 1, or by 2 with kernel_time 3": self.time_stride == 1
-            or (self.time_stride, self.kernel_time) == (2, 3),
+            "the first level does not stride in time (its convolution is one with the complex one)": all(
+                t == 1 for t, _ in self.strides[:1]
+            ),
+            "levels stride in time by 1, or by 2 with kernel_time 3": all(
+                t == 1 or (t, self.kernel_time) == (2, 3) for t, _ in self.strides
+            ),
             "codebook_size is a power of two from 2 to 32768": self.codebook_size in [2**bits for bits in range(1, 16)],
             "num_codebooks is 1 to 32": 1 <= self.num_codebooks <= 32,
+            "quantizer is rvq, or vq or fsq with one codebook": self.quantizer == "rvq"
+            or (self.quantizer in ("vq", "fsq") and self.num_codebooks == 1),
+            f"fsq's codebook_dim divides the {self.bits_per_code} bits of a code": self.quantizer != "fsq"
+            or self.bits_per_code % self.codebook_dim == 0,
+            "norm is frame or batch": self.norm in ("frame", "batch"),
+            "activation is snake or relu": self.activation in ("snake", "relu"),
+            "recurrence is all or finest": self.recurrence in ("all", "finest"),
         }
         broken = [rule for rule, holds in checks.items() if not holds]
         if broken:
@@ -90,6 +110,11 @@ class CodecConfig:
     def time_stride(self) -> int:
         """STFT frames per latent frame."""
         return prod(t for t, _ in self.strides)
+
+    @property
+    def recurrent_levels(self) -> range:
+        """Levels with an RNN2D."""
+        return range(len(self.strides) if self.recurrence == "all" else 1)
 
     @property
     def frame_size(self) -> int:
@@ -126,6 +151,11 @@ class CodecConfig:
         """Bits per second for 1, 2, ... `num_codebooks` codebooks."""
         return tuple(round(k * self.bits_per_code * self.frame_rate) for k in range(1, self.num_codebooks + 1))
 
+    @property
+    def table_numbers(self) -> int:
+        """Numbers in the codebooks, which `parameters` leaves out, as the paper does; FSQ has none."""
+        return 0 if self.quantizer == "fsq" else self.num_codebooks * self.codebook_size * self.codebook_dim
+
     # -- cost ----------------------------------------------------------------------------------------------------
 
     def costs(self, num_codebooks: int | None = None) -> list[LayerCost]:
@@ -141,23 +171,28 @@ class CodecConfig:
         c0 = self.channels[0]
         complex_weights = 9 * c0  # 9 taps × c0/2 complex weights of two numbers
         complex_macs = 2 * complex_weights * self.num_bins * stft_rate  # a complex product is four real ones
-        encoder.append(LayerCost("encoder.complex_conv", complex_weights, complex_macs))
+        stem_weights = complex_weights if self.complex_stem else 9 * 2 * c0  # as many products, but none share a weight
+        encoder.append(LayerCost("encoder.complex_conv", stem_weights, complex_macs))
         rate = stft_rate
+        slope = self.activation == "snake"  # α per channel
         for level, (stride_t, stride_f) in enumerate(self.strides):
             c_in, c_out = self.channels[level], self.channels[level + 1]
             rate //= stride_t
             positions = self.bands[level + 1] * rate
             conv = self.kernel_time * stride_f * c_in * c_out
             recurrent = 6 * c_out * c_out + c_out * c_out  # GRU and 1×1 convolution
-            small = 6 * c_out + c_out + c_out  # GRU biases, 1×1 bias, Snake2D
+            small = 6 * c_out + c_out + slope * c_out  # GRU biases, 1×1 bias, Snake2D
+            small += 2 * c_out if self.norm == "batch" else 0  # BatchNorm's gain and bias; FLNorm has none
             bias = self.bands[1] * c_out if level == 0 else c_out  # the first one knows its frequency
-            encoder.append(LayerCost(f"encoder.down{level}", conv + bias + c_out, conv * positions))
-            encoder.append(LayerCost(f"encoder.rnn{level}", recurrent + small, recurrent * positions))
-            decoder.insert(0, LayerCost(f"decoder.up{level}", conv + 2 * c_in, conv * positions))
-            decoder.insert(0, LayerCost(f"decoder.rnn{level}", recurrent + small, recurrent * positions))
+            encoder.append(LayerCost(f"encoder.down{level}", conv + bias + slope * c_out, conv * positions))
+            decoder.insert(0, LayerCost(f"decoder.up{level}", conv + c_in + slope * c_in, conv * positions))
+            if level in self.recurrent_levels:
+                encoder.append(LayerCost(f"encoder.rnn{level}", recurrent + small, recurrent * positions))
+                decoder.insert(0, LayerCost(f"decoder.rnn{level}", recurrent + small, recurrent * positions))
         decoder.append(LayerCost("decoder.complex_conv", complex_weights + 2, complex_macs))
         projections = 2 * used * self.codebook_dim * self.latent_dim
-        quantizer = LayerCost("quantizer.projections", projections, round(projections * self.frame_rate))
+        offsets = self.codebook_dim + self.latent_dim if self.quantizer == "fsq" else 0  # a codebook holds the others' mean
+        quantizer = LayerCost("quantizer.projections", projections + offsets, round(projections * self.frame_rate))
         return [*encoder, quantizer, *decoder]
 
     @property
@@ -173,7 +208,10 @@ class CodecConfig:
     # -- JSON ----------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Without the switches that are as they ever were: files name their model by a digest of this."""
+        later = ("quantizer", "norm", "activation", "recurrence", "complex_stem")
+        values = dataclasses.asdict(self)
+        return {f.name: values[f.name] for f in dataclasses.fields(self) if f.name not in later or values[f.name] != f.default}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CodecConfig:
@@ -196,4 +234,13 @@ PRESETS = {
     "base": CodecConfig("base", channels=(192, 256, 384, 800, 1280)),
     "mini": CodecConfig("mini"),
     "micro": CodecConfig("micro", channels=(8, 16, 16, 32, 64)),
+    "mini-single": CodecConfig("mini-single", num_codebooks=1, codebook_size=32768, codebook_dim=5, quantizer="fsq"),
+    "mini-single-25hz": CodecConfig(
+        "mini-single-25hz",
+        strides=((1, 4), (1, 4), (2, 4), (2, 4)),
+        num_codebooks=1,
+        codebook_size=32768,
+        codebook_dim=5,
+        quantizer="fsq",
+    ),
 }

@@ -85,7 +85,7 @@ def test_encode_info_decode(codec: Codec, speech: np.ndarray, model: list[str], 
     said = ok("encode", "a.wav", "a.stk", *options)
     size = Path("a.stk").stat().st_size
     assert f"{len(speech) / RATE:.2f} s of audio, {size} bytes" in said
-    expected = codec.encode(speech, RATE, None)
+    expected = codec.encode(speech, RATE, codec.info.bitrates[-1])
     np.testing.assert_array_equal(stk_codes(Path("a.stk").read_bytes()), expected.array)
 
     about = json.loads(ok("info", "a.stk", "--json"))
@@ -151,7 +151,7 @@ def test_roundtrip_with_a_picture(options: list[str]) -> None:
 
 def test_pipes(codec: Codec, speech: np.ndarray, model: list[str], options: list[str], python: Python) -> None:
     """Audio on standard input cannot be sought in; neither can what comes out."""
-    expected = codec.encode(speech, RATE, None)
+    expected = codec.encode(speech, RATE, codec.info.bitrates[-1])
     encoded = python("-m", "spectokenizer", "encode", "-", "-", *options, input=Path("a.wav").read_bytes())
     assert encoded.returncode == 0, encoded.stderr.decode()
     np.testing.assert_array_equal(stk_codes(encoded.stdout), expected.array)
@@ -192,7 +192,7 @@ def test_a_reader_that_goes_away(python: Python, model: list[str], options: list
 
 def test_stream_there_and_back(codec: Codec, speech: np.ndarray, model: list[str], options: list[str], python: Python) -> None:
     pcm = to_int16(speech)
-    codes = codec.encode(pcm, RATE, None)
+    codes = codec.encode(pcm, RATE, codec.info.bitrates[-1])
     for extra in ([], ["--packet-frames", "10"]):
         live = python("-m", "spectokenizer", "stream", *options, *extra, input=pcm.tobytes())
         assert live.returncode == 0 and live.stderr == b"", live.stderr.decode()
@@ -215,7 +215,7 @@ def test_stream_answers_at_once(
         watchdog = threading.Timer(60, lambda: (sender.kill(), receiver.kill()))
         watchdog.start()
         try:
-            expected = codec.encode(pcm, RATE, None).array
+            expected = codec.encode(pcm, RATE, codec.info.bitrates[-1]).array
             sender.stdin.write(pcm[:320].tobytes())
             sender.stdin.flush()
             packets = iter(Reader(sender.stdout))
@@ -254,7 +254,7 @@ def test_stream_of_odd_or_no_bytes(codec: Codec, model: list[str], options: list
 
 def test_stream_that_breaks_off(codec: Codec, speech: np.ndarray, model: list[str], python: Python) -> None:
     """What came is played, then the error is named."""
-    data = unfinished(codec.encode(speech, RATE, None).array, codec)
+    data = unfinished(codec.encode(speech, RATE, codec.info.bitrates[-1]).array, codec)
     cut = python("-m", "spectokenizer", "stream", "-d", *model, input=data[:-3])
     assert cut.returncode == 1
     assert cut.stderr.startswith(b"Error: the data end at byte") and cut.stderr.count(b"\n") == 1
@@ -449,7 +449,7 @@ def test_a_damaged_header_is_no_loss_when_the_model_is_named(
     codec: Codec, speech: np.ndarray, model: list[str], tmp_path: Path, python: Python
 ) -> None:
     sink = io.BytesIO()
-    codes = codec.encode(speech, RATE, None)
+    codes = codec.encode(speech, RATE, codec.info.bitrates[-1])
     with Writer(sink, header_of(codec, codes.num_codebooks)) as writer:
         writer.write(codes.array)
         writer.close(len(speech))

@@ -91,7 +91,7 @@ def test_two_processes_with_a_fifth_lost(codec: Codec, start: Start, tmp_path: P
     monkeypatch.chdir(tmp_path)
     clip = soundfile.read(EXAMPLE, 3 * RATE, dtype="float32")[0]
     model = ["-m", str(codec.network.folder), "-b", f"{codec.info.bitrates[-1] / 1000:g}"]
-    codes = codec.encode(to_int16(clip), RATE, None).array
+    codes = codec.encode(to_int16(clip), RATE, codec.info.bitrates[-1]).array
     frames, clean = codes.shape[1], codec.decoder().push(codes)
     damage = {}
     for redundancy in ("0", "1"):
@@ -111,7 +111,7 @@ def test_a_perfect_line(codec: Codec, start: Start, tmp_path: Path, monkeypatch:
     soundfile.write("said.wav", to_int16(speech[:RATE]), RATE)
     model = ["-m", str(codec.network.folder), "-b", f"{codec.info.bitrates[-1] / 1000:g}"]
     heard, (sent, lost, *_), _ = call(start, model, b"", "--packet-frames", "2", "--input", "said.wav")
-    codes = codec.encode(to_int16(speech[:RATE]), RATE, None).array
+    codes = codec.encode(to_int16(speech[:RATE]), RATE, codec.info.bitrates[-1]).array
     np.testing.assert_array_equal(to_int16(heard), to_int16(codec.decoder().push(codes)))
     assert (sent, lost) == (-(-codes.shape[1] // 2), 0)
 
@@ -145,7 +145,7 @@ def test_microphone_to_file_to_speaker(codec: Codec, speech: np.ndarray, monkeyp
     assert fake.opened[0][:3] == ("input", RATE, 3)
     reader = Reader(io.BytesIO(Path("a.stk").read_bytes()))
     codes = np.concatenate([packet.codes for packet in reader], 1)
-    expected = codec.encode(speech[: 50 * FRAME], RATE, None).array
+    expected = codec.encode(speech[: 50 * FRAME], RATE, codec.info.bitrates[-1]).array
     np.testing.assert_array_equal(codes, expected)
     assert run("--input", "mic", "--output", "a.stk", *model, *kbps).exit_code == 1  # exists
 

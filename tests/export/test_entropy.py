@@ -67,7 +67,7 @@ def test_a_model_s_tables_by_one_command(tiny_codec: Codec, tiny_folder: Path, c
     assert result.exit_code == 0, result.output
     assert "held out, packets of one second" in result.output
     entropy = Entropy.load(out)
-    codes = tiny_codec.encode(soundfile.read(corpus / "3.wav", dtype="float32")[0], 16000, None).array
+    codes = tiny_codec.encode(soundfile.read(corpus / "3.wav", dtype="float32")[0], 16000, tiny_codec.info.bitrates[-1]).array
     for k in range(1, len(codes) + 1):
         part = codes[:k, :50]
         data = entropy.encode(part)

@@ -29,7 +29,7 @@ def call(codec: Codec, speech: np.ndarray, redundancy: int = 0, frames: int = 1)
 def test_numbers_and_payloads(tiny_codec: Codec, speech: np.ndarray, frames: int) -> None:
     outgoing, (*datagrams, last) = call(tiny_codec, speech, 1, frames)
     packets = [RtpPacket.unpack(data) for data in datagrams]
-    codes = tiny_codec.encode(speech[:8000], 16000, None).array
+    codes = tiny_codec.encode(speech[:8000], 16000, tiny_codec.info.bitrates[-1]).array
     payloads = [unpack_packet(packet.payload, tiny_codec.info.bits_per_code) for packet in packets]
     assert np.array_equal(np.concatenate([payload.codes for payload in payloads], 1), codes)
     first = packets[0]
@@ -62,7 +62,7 @@ def test_every_frame_is_in_its_place_whatever_is_lost_behind_the_first(
     assert incoming.ended
     seen = incoming.receiver.statistics
     audio = incoming.receiver.drain()
-    codes = tiny_codec.encode(speech[:8000], 16000, None).array
+    codes = tiny_codec.encode(speech[:8000], 16000, tiny_codec.info.bitrates[-1]).array
     decoder = tiny_codec.decoder()
     expected = [
         decoder.push(codes[:, i : i + 1])

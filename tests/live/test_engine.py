@@ -53,7 +53,7 @@ def sound(replies: list[Reply]) -> np.ndarray:
 
 
 def alone(codec: Codec, samples: np.ndarray) -> np.ndarray:
-    return codec.encode(np.frombuffer(pcm(samples), "<i2"), 16000, None).array
+    return codec.encode(np.frombuffer(pcm(samples), "<i2"), 16000, codec.info.bitrates[-1]).array
 
 
 @given(
@@ -85,7 +85,7 @@ def test_any_schedule(tiny_codec: Codec, speech: np.ndarray, schedule: list[tupl
 @given(lost=st.sets(st.integers(1, 30)), redundancy=st.integers(0, 1), told=st.booleans())
 def test_lost_packets(tiny_codec: Codec, speech: np.ndarray, lost: set[int], redundancy: int, told: bool) -> None:
     """Gaps are filled when the next packet comes, or at once when an empty one says so."""
-    codes = tiny_codec.encode(speech[:10000], 16000, None).array
+    codes = tiny_codec.encode(speech[:10000], 16000, tiny_codec.info.bitrates[-1]).array
     sent = packets(tiny_codec, codes, redundancy)
     lost -= {len(sent) - 1}
     run = Run(tiny_codec)
@@ -111,7 +111,7 @@ def test_lost_packets(tiny_codec: Codec, speech: np.ndarray, lost: set[int], red
 
 
 def test_a_long_gap_is_a_pause(tiny_codec: Codec, speech: np.ndarray) -> None:
-    codes = tiny_codec.encode(speech[:16000], 16000, None).array
+    codes = tiny_codec.encode(speech[:16000], 16000, tiny_codec.info.bitrates[-1]).array
     sent = packets(tiny_codec, codes, frames=4)
     run = Run(tiny_codec)
     call = run.open("decode")

@@ -131,7 +131,7 @@ def test_thirty_at_once_get_what_each_would_get_alone(tiny_codec: Codec, speech:
         for i, clip in enumerate(clips):
             messages = pieces(clip, rng)
             if modes[i] == "decode":
-                codes = tiny_codec.encode(clip, RATE, None).array
+                codes = tiny_codec.encode(clip, RATE, tiny_codec.info.bitrates[-1]).array
                 packed = [pack(tiny_codec, codes[:, j : j + 1]) for j in range(codes.shape[1])]
                 messages = [j.to_bytes(2) + packet for j, packet in enumerate(packed)]
             calls.append(call(where, messages, mode=modes[i], bitrate=top[i % len(top)] if i < 20 else top[-1], packet_frames=1 + i % 4))
@@ -144,7 +144,7 @@ def test_thirty_at_once_get_what_each_would_get_alone(tiny_codec: Codec, speech:
             np.testing.assert_array_equal(codes_of(tiny_codec, heard), expected)
             assert end == {"end": True, "frames": expected.shape[1], "samples": len(samples)}
         else:
-            codes = tiny_codec.encode(samples if modes[i] == "echo" else clips[i], RATE, None).array
+            codes = tiny_codec.encode(samples if modes[i] == "echo" else clips[i], RATE, tiny_codec.info.bitrates[-1]).array
             np.testing.assert_array_equal(np.frombuffer(b"".join(heard), "<i2"), to_int16(tiny_codec.decoder().push(codes)))
         assert (about["mode"], about["model_hash"], about["frame_size"]) == (modes[i], tiny_codec.info.model_hash, FRAME)
 

@@ -13,7 +13,7 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from spectokenizer.model import kernels  # noqa: E402
-from spectokenizer.model.layers import RNN2D, ComplexConv, Down, FLNorm, Snake2D, Stem, Up  # noqa: E402
+from spectokenizer.model.layers import RNN2D, BatchNorm, ComplexConv, Down, FLNorm, RealStem, ReLU, Snake2D, Stem, Up  # noqa: E402
 
 T, B = 6, 2
 
@@ -93,6 +93,30 @@ def test_stem_is_complex_convolution_then_down() -> None:
     torch.testing.assert_close(run(layer, s), snake(frames(down) + layer.bias, layer.snake).detach())
 
 
+def test_real_stem_is_a_real_convolution_then_down() -> None:
+    layer = randomised(RealStem(c_complex=6, c_out=5, bands=4, taps=3, stride=4))
+    s = random(T, B, 16, 2)
+    first = F.conv2d(F.pad(past(image(s), 2), (1, 1)), layer.real_weight.permute(3, 2, 0, 1))
+    down = F.conv2d(past(first, 2), layer.weight.permute(3, 2, 0, 1), stride=(1, 4))
+    torch.testing.assert_close(run(layer, s), snake(frames(down) + layer.bias, layer.snake).detach())
+
+
+def test_batch_norm_is_torch_s_over_channels() -> None:
+    layer, plain = BatchNorm(7).double(), torch.nn.BatchNorm2d(7).double()
+    y = 3 * random(T, B, 5, 7) + 1
+    for training in (True, False):  # then with the statistics that the first pass left
+        layer.train(training), plain.train(training)
+        torch.testing.assert_close(layer(y), frames(plain(image(y))))
+
+
+def test_relu_takes_snake_s_place() -> None:
+    layer = randomised(Down(5, 7, bands_out=3, taps=3, stride=(1, 4), activation=ReLU))
+    x = random(T, B, 12, 5)
+    expected = F.conv2d(past(image(x), 2), layer.weight.view(3, 4, 5, 7).permute(3, 2, 0, 1), layer.bias, (1, 4))
+    torch.testing.assert_close(run(layer, x), frames(expected).relu().detach())
+    assert "snake.alpha" not in dict(layer.named_parameters())
+
+
 @pytest.mark.parametrize("stride", [(1, 4), (2, 4), (2, 2)])
 def test_down_is_a_causal_strided_convolution(stride: tuple[int, int]) -> None:
     layer = randomised(Down(5, 7, bands_out=3, taps=3, stride=stride))
@@ -135,6 +159,8 @@ LAYERS = {
     "up in time": (Up(5, 7, 3, 3, (2, 4)), (3, 5)),
     "rnn2d": (RNN2D(5, 3), (3, 5)),
     "complex conv": (ComplexConv(6, 9), (9, 6)),
+    "real stem": (RealStem(6, 5, 4, 3, 4), (16, 2)),
+    "rnn2d with batch norm": (RNN2D(5, 3, BatchNorm, ReLU).eval(), (3, 5)),
 }
 
 

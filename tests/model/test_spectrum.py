@@ -1,4 +1,4 @@
-"""Perfect reconstruction, its delay to the sample, and the dynamic range pair."""
+"""Perfect reconstruction, its delay to the sample, and the dynamic range pair, which an ablation leaves out."""
 
 from __future__ import annotations
 
@@ -96,3 +96,12 @@ def test_silence_has_finite_gradients() -> None:
         function(s).sum().backward()
         assert torch.isfinite(s.grad).all()
         assert not function(torch.zeros(3, 2)).any()
+
+
+def test_without_compression_the_spectrum_itself_is_coded() -> None:
+    plain, synthesis = Analysis(CodecConfig(compression=1)), Synthesis(CodecConfig(compression=1))
+    x = 0.1 * torch.sin(0.3 * torch.arange(8 * HOP))[None]  # nothing at the Nyquist frequency, whose bin is dropped
+    s, _ = plain(x, plain.initial_state(1))
+    assert torch.equal(s, Analysis(CONFIG).stft(x, plain.initial_state(1))[0])
+    y, _ = synthesis(s, synthesis.initial_state(1))
+    torch.testing.assert_close(y[:, HOP:], x[:, :-HOP], rtol=0, atol=1e-4)

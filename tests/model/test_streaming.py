@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
+
+from spectokenizer.model.spectokenizer import build  # noqa: E402
 
 FRAMES = 24
 
@@ -63,6 +66,60 @@ def test_decoder(tiny_model: Any, sizes: list[int], batch: int, seed: int) -> No
             samples.append(audio)
     assert whole.shape == (batch, FRAMES * config.frame_size)
     torch.testing.assert_close(torch.cat(samples, 1), whole, atol=1e-5, rtol=1e-5)
+
+
+OTHERS = {
+    "fsq": {"quantizer": "fsq", "num_codebooks": 1, "codebook_size": 4096},
+    "vq": {"quantizer": "vq", "num_codebooks": 1, "codebook_size": 256},
+    "25 Hz": {"strides": ((1, 4), (1, 4), (2, 4), (2, 4))},
+    "batch": {"norm": "batch"},
+    "relu": {"activation": "relu"},
+    "finest": {"recurrence": "finest"},
+    "real": {"complex_stem": False},
+    "uncompressed": {"compression": 1},
+}
+
+
+@pytest.mark.parametrize("values", OTHERS.values(), ids=OTHERS)
+def test_every_kind_of_codec_streams(tiny_config: Any, values: dict[str, Any]) -> None:
+    model = build(replace(tiny_config, **values), seed=1)
+    size, generator = model.config.frame_size, torch.Generator().manual_seed(0)
+    audio = 0.1 * torch.randn(2, FRAMES * size, generator=generator)
+    with torch.no_grad():
+        model(audio)  # BatchNorm has seen something
+        model.eval()
+        z, _ = model.latents(audio, model.encoder.initial_state(2))
+        model.quantizer.initialize(z.flatten(0, 2), generator)
+        codes, end = model.encode(audio)
+        samples, _ = model.decode(codes)
+        heard, _, quantized = model(audio)
+        state, parts = model.encoder.initial_state(2), []
+        for part in pieces(audio, [1, 5, 2, 1], 1, size):
+            z_part, state = model.latents(part, state)
+            parts.append(z_part)
+        after, outputs = model.decoder.initial_state(2), []
+        for part in pieces(codes, [3, 1, 1, 7], 2, 1):
+            y, after = model.decode(part, after)
+            outputs.append(y)
+        nothing = model.quantizer.decode(torch.full((3, model.config.num_codebooks), model.config.codebook_size))
+    assert codes.shape == (2, model.config.num_codebooks, FRAMES)
+    assert torch.equal(quantized.codes.unflatten(0, (FRAMES, 2)).permute(1, 2, 0), codes)
+    torch.testing.assert_close(heard, samples[:, model.config.delay_samples :], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(parts), z, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(outputs, 1), samples, atol=1e-5, rtol=1e-5)
+    assert all(torch.allclose(state[name], end[name], atol=1e-5) for name in end)
+    assert not nothing.any()
+
+
+def test_frozen_statistics_stay(tiny_config: Any) -> None:
+    model = build(replace(tiny_config, norm="batch"))
+    model.freeze_encoder()
+    model(torch.randn(1, 4 * tiny_config.frame_size))
+    assert not model.encoder["rnn0"].norm.running_mean.any()
+    assert model.decoder["rnn0"].norm.running_mean.any()
+    model.freeze_encoder(False)
+    model(torch.randn(1, 4 * tiny_config.frame_size))
+    assert model.encoder["rnn0"].norm.running_mean.any()
 
 
 def test_batch_rows_do_not_see_each_other(tiny_model: Any) -> None:

@@ -50,7 +50,7 @@ def test_encoders_in_any_schedule(tiny_codec: Codec, speech: np.ndarray, schedul
 @given(schedule=st.lists(st.tuples(st.integers(0, 3), st.integers(-2, 3), st.booleans()), max_size=40))
 def test_decoders_in_any_schedule(tiny_codec: Codec, speech: np.ndarray, schedule: Events) -> None:
     """Negative numbers of frames are lost ones."""
-    codes = [tiny_codec.encode(voice(speech, stream), 16000, None).array for stream in range(4)]
+    codes = [tiny_codec.encode(voice(speech, stream), 16000, tiny_codec.info.bitrates[-1]).array for stream in range(4)]
     batch = DecoderBatch(tiny_codec, slots=4)
     slots = [batch.join() for _ in range(4)]
     alone = [tiny_codec.decoder() for _ in range(4)]
@@ -111,7 +111,7 @@ def test_slots_are_reused_and_begin_clean(tiny_codec: Codec, speech: np.ndarray)
     batch.step()
     batch.reset(first, None)
     batch.push(first, speech[FRAME : 2 * FRAME])
-    np.testing.assert_array_equal(batch.step()[first], tiny_codec.encoder(None).push(speech[FRAME : 2 * FRAME]))
+    np.testing.assert_array_equal(batch.step()[first], tiny_codec.encoder(tiny_codec.info.bitrates[-1]).push(speech[FRAME : 2 * FRAME]))
     batch.leave(second)
     assert (len(batch), batch.ready) == (1, 0)
     with pytest.raises(StreamError, match="holds no stream"):
@@ -119,8 +119,8 @@ def test_slots_are_reused_and_begin_clean(tiny_codec: Codec, speech: np.ndarray)
 
 
 def test_a_stream_moves_between_batch_and_single(tiny_codec: Codec, speech: np.ndarray) -> None:
-    whole = tiny_codec.encode(speech, 16000, None).array
-    alone = tiny_codec.encoder(None)
+    whole = tiny_codec.encode(speech, 16000, tiny_codec.info.bitrates[-1]).array
+    alone = tiny_codec.encoder(tiny_codec.info.bitrates[-1])
     codes = [alone.push(speech[:5000])]
     batch = EncoderBatch(tiny_codec, slots=3)
     batch.join(None)
@@ -129,7 +129,7 @@ def test_a_stream_moves_between_batch_and_single(tiny_codec: Codec, speech: np.n
     batch.push(slot, speech[5000:9000])
     while batch.ready:
         codes.append(batch.step()[slot])
-    last = tiny_codec.encoder(None).restore(batch[slot].snapshot())
+    last = tiny_codec.encoder(tiny_codec.info.bitrates[-1]).restore(batch[slot].snapshot())
     codes += [last.push(speech[9000:]), last.flush()]
     np.testing.assert_array_equal(np.concatenate(codes, 1), whole)
     fork = batch[slot].copy()

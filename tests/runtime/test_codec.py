@@ -141,9 +141,9 @@ def test_an_empty_batch(codec: Codec) -> None:
 
 def test_threads_may_share_a_codec(codec: Codec, speech: np.ndarray) -> None:
     clips = [speech[i * 1000 : i * 1000 + 8000] for i in range(8)]
-    expected = [codec.decode(codec.encode(clip, RATE, None)) for clip in clips]
+    expected = [codec.decode(codec.encode(clip, RATE, codec.info.bitrates[-1])) for clip in clips]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda clip: codec.decode(codec.encode(clip, RATE, None)), clips))
+        found = list(pool.map(lambda clip: codec.decode(codec.encode(clip, RATE, codec.info.bitrates[-1])), clips))
     assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
@@ -152,7 +152,7 @@ def test_threads_may_share_a_codec(codec: Codec, speech: np.ndarray) -> None:
 
 def test_lower_bitrates_are_leading_codebooks(codec: Codec, speech: np.ndarray) -> None:
     info = codec.info
-    full = codec.encode(speech[:8000], RATE, None)
+    full = codec.encode(speech[:8000], RATE, codec.info.bitrates[-1])
     assert full.num_codebooks == info.num_codebooks
     for k, rate in enumerate(info.bitrates, 1):
         assert codec.codebooks_for(rate) == codec.codebooks_for(float(rate)) == k
@@ -196,15 +196,15 @@ def test_other_bitrates_name_the_possible_ones(codec: Codec, bitrate: Any) -> No
 )
 def test_audio_that_cannot_be_used(codec: Codec, samples: Any, remedy: str) -> None:
     with pytest.raises(AudioError, match=remedy):
-        codec.encode(samples, RATE, None)
+        codec.encode(samples, RATE, codec.info.bitrates[-1])
     with pytest.raises(AudioError, match=remedy):
-        codec.encoder(None).push(samples)
+        codec.encoder(codec.info.bitrates[-1]).push(samples)
 
 
 @pytest.mark.parametrize("rate", [0, -16000, 1, 999, 1e7, 16000.5, math.nan, math.inf, "16000", None, 16000 + 0j, [16000]])
 def test_silly_rates(codec: Codec, rate: Any) -> None:
     with pytest.raises(AudioError, match="give a whole number between 1000 and 768000"):
-        codec.encode(np.zeros(100), rate, None)
+        codec.encode(np.zeros(100), rate, codec.info.bitrates[-1])
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_codes_are_an_array(codec: Codec, speech: np.ndarray) -> None:
 def test_codes_of_another_model_are_refused(codec: Codec, speech: np.ndarray, tmp_path: Path) -> None:
     other = spectokenizer.load(copy_of(codec.network.folder, tmp_path / "other", name="other"))
     assert other.info.model_hash != codec.info.model_hash
-    codes = codec.encode(speech[:3000], RATE, None)
+    codes = codec.encode(speech[:3000], RATE, codec.info.bitrates[-1])
     with pytest.raises(ModelError, match=f"'{codec.info.name}'.*'other'"):
         other.decode(codes)
     assert len(other.decode(codes.array)) >= 3000  # a bare array is taken at its word
@@ -316,7 +316,7 @@ def test_broken_graph_or_weights(tiny_folder: Path, tmp_path: Path, speech: np.n
     (folder / broken).write_bytes((folder / broken).read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot be loaded"):
         codec = spectokenizer.load(folder)
-        codec.decode(codec.encode(speech[:3000], RATE, None))
+        codec.decode(codec.encode(speech[:3000], RATE, codec.info.bitrates[-1]))
 
 
 def test_info(codec: Codec) -> None:

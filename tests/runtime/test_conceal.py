@@ -34,7 +34,7 @@ def test_a_concealed_stream_stays_in_step(codec: Codec, noisy: np.ndarray) -> No
 
 
 def test_long_losses_become_background_noise_of_the_right_level(codec: Codec, noisy: np.ndarray) -> None:
-    codes = codec.encode(noisy, RATE, None).array
+    codes = codec.encode(noisy, RATE, codec.info.bitrates[-1]).array
     decoder = codec.decoder()
     heard = decoder.push(codes)
     quiet = np.square(heard.reshape(-1, FRAME)).mean(1)

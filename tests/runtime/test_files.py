@@ -34,7 +34,7 @@ def codes_of(stk: bytes) -> tuple[np.ndarray, int]:
 
 def records(codec: Codec, samples: np.ndarray, packet_frames: int = 5) -> list[bytes]:
     """A .stk as a list: header, packets, end record."""
-    codes = codec.encode(samples, RATE, None)
+    codes = codec.encode(samples, RATE, codec.info.bitrates[-1])
 
     class Sink(list[bytes]):
         write = list.append
@@ -95,8 +95,8 @@ def test_encode_file_is_encode(
 
 def test_recorded_speech(codec: Codec, real_speech: list[Path], tmp_path: Path) -> None:
     for path in real_speech[:: max(1, len(real_speech) // 2)][:2]:
-        files.encode_file(codec, path, tmp_path / "a.stk", None)
-        expected = codec.encode(read(path, RATE)[0], RATE, None)
+        files.encode_file(codec, path, tmp_path / "a.stk", codec.info.bitrates[-1])
+        expected = codec.encode(read(path, RATE)[0], RATE, codec.info.bitrates[-1])
         array, num_samples = codes_of((tmp_path / "a.stk").read_bytes())
         np.testing.assert_array_equal(array, expected.array)
         files.decode_file(codec, tmp_path / "a.stk", tmp_path / "a.wav")
@@ -108,7 +108,7 @@ def test_decode_file_is_decode(codec: Codec, speech: np.ndarray, stk: Path, suff
     output = stk.with_suffix(f".{suffix}")
     report = files.decode_file(codec, stk, output)
     samples, rate = soundfile.read(output, dtype="int16")
-    expected = files.to_int16(codec.decode(codec.encode(speech, RATE, None)))
+    expected = files.to_int16(codec.decode(codec.encode(speech, RATE, codec.info.bitrates[-1])))
     assert rate == RATE
     np.testing.assert_array_equal(samples, expected)
     assert report.seconds == len(speech) / RATE
@@ -138,7 +138,7 @@ def test_streams_instead_of_names(codec: Codec, speech: np.ndarray, stk: Path) -
     source, sink, heard = io.BytesIO(), io.BytesIO(), io.BytesIO()
     soundfile.write(source, speech, RATE, "FLOAT", format="WAV")
     source.seek(0)
-    files.encode_file(codec, source, sink, None)
+    files.encode_file(codec, source, sink, codec.info.bitrates[-1])
     np.testing.assert_array_equal(codes_of(sink.getvalue())[0], codes_of(stk.read_bytes())[0])
     sink.seek(0)
     files.decode_file(codec, sink, heard)
@@ -146,7 +146,7 @@ def test_streams_instead_of_names(codec: Codec, speech: np.ndarray, stk: Path) -
     heard.seek(0)
     samples, rate = soundfile.read(heard, dtype="int16")  # although the header does not know the length
     assert rate == RATE
-    np.testing.assert_array_equal(samples, files.to_int16(codec.decode(codec.encode(speech, RATE, None))))
+    np.testing.assert_array_equal(samples, files.to_int16(codec.decode(codec.encode(speech, RATE, codec.info.bitrates[-1]))))
 
 
 def test_progress(codec: Codec, speech: np.ndarray, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_wrong_input(codec: Codec, speech: np.ndarray, tmp_path: Path) -> None:
     output = tmp_path / "out"
     for source in (tmp_path / "none.wav", tmp_path, tmp_path / "text.txt"):
         with pytest.raises(AudioError, match=source.name):
-            files.encode_file(codec, source, output, None)
+            files.encode_file(codec, source, output, codec.info.bitrates[-1])
     with pytest.raises(BitrateError):
         files.encode_file(codec, tmp_path / "a.wav", output, codec.info.bitrates[0] + 1)
     for source in (tmp_path / "none.stk", tmp_path):
@@ -192,7 +192,7 @@ def test_wrong_output(codec: Codec, speech: np.ndarray, stk: Path, tmp_path: Pat
     (tmp_path / "folder.wav").mkdir()
     for output, message in [(tmp_path / "folder.wav", "is a folder"), (tmp_path / "no" / "a.wav", "its folder does not exist")]:
         with pytest.raises(AudioError, match=message):
-            files.encode_file(codec, tmp_path / "a.wav", output, None)
+            files.encode_file(codec, tmp_path / "a.wav", output, codec.info.bitrates[-1])
         with pytest.raises(AudioError, match=message):
             files.decode_file(codec, stk, output)
     with pytest.raises(AudioError, match=r"'\.xyz'; use one of aiff, flac, mp3, ogg, wav, opus"):
@@ -205,13 +205,13 @@ def test_devices_are_written_to_and_not_replaced(codec: Codec, stk: Path, tmp_pa
     soundfile.write(tmp_path / "a.wav", np.zeros(1000), RATE)
     null = tmp_path / "null"
     null.symlink_to("/dev/null")
-    files.encode_file(codec, tmp_path / "a.wav", null, None)
+    files.encode_file(codec, tmp_path / "a.wav", null, codec.info.bitrates[-1])
     files.decode_file(codec, stk, null)
     assert null.is_char_device()
     full = tmp_path / "full"
     full.symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
-        files.encode_file(codec, tmp_path / "a.wav", full, None)
+        files.encode_file(codec, tmp_path / "a.wav", full, codec.info.bitrates[-1])
     assert full.is_char_device() and not left_over(tmp_path)
 
 
@@ -283,7 +283,7 @@ def salvaged(codec: Codec, data: bytes) -> tuple[np.ndarray, files.Report]:
 def test_salvage_puts_silence_in_place_of_lost_packets(codec: Codec, speech: np.ndarray, lost: tuple[int, ...]) -> None:
     """Of header, packets, end record; packets hold five frames, the last one the rest."""
     parts = records(codec, speech)
-    whole = files.to_int16(codec.decode(codec.encode(speech, RATE, None)))
+    whole = files.to_int16(codec.decode(codec.encode(speech, RATE, codec.info.bitrates[-1])))
     for index in lost:
         damaged = bytearray(parts[index])
         damaged[-1] ^= 1
@@ -299,7 +299,7 @@ def test_salvage_puts_silence_in_place_of_lost_packets(codec: Codec, speech: np.
         gap = samples[max(0, (index - 1) * 1600 - delay) : index * 1600 - delay]
         assert len(gap) and not gap.any()
     if at[-1] < len(parts) - 2:  # what follows is decoded from a fresh state
-        rest = codec.decoder().push(codec.encode(speech, RATE, None).array[:, at[-1] * 5 :])
+        rest = codec.decoder().push(codec.encode(speech, RATE, codec.info.bitrates[-1]).array[:, at[-1] * 5 :])
         after = samples[at[-1] * 1600 - delay :]
         np.testing.assert_array_equal(after, files.to_int16(rest[: len(after)]))
     assert any("lost at" in warning for warning in report.warnings)
@@ -307,7 +307,7 @@ def test_salvage_puts_silence_in_place_of_lost_packets(codec: Codec, speech: np.
 
 def test_salvage_without_the_end_record(codec: Codec, speech: np.ndarray) -> None:
     parts = records(codec, speech)
-    whole = files.to_int16(codec.decode(codec.encode(speech, RATE, None)))
+    whole = files.to_int16(codec.decode(codec.encode(speech, RATE, codec.info.bitrates[-1])))
     samples, report = salvaged(codec, b"".join(parts[:-1]))
     assert 0 <= len(samples) - len(whole) < 320
     np.testing.assert_array_equal(samples[: len(whole)], whole)
@@ -318,7 +318,7 @@ def test_salvage_without_the_end_record(codec: Codec, speech: np.ndarray) -> Non
 
 def test_salvage_of_an_intact_file_changes_nothing(codec: Codec, speech: np.ndarray, stk: Path) -> None:
     samples, report = salvaged(codec, stk.read_bytes())
-    np.testing.assert_array_equal(samples, files.to_int16(codec.decode(codec.encode(speech, RATE, None))))
+    np.testing.assert_array_equal(samples, files.to_int16(codec.decode(codec.encode(speech, RATE, codec.info.bitrates[-1]))))
     assert report.warnings == []
 
 
@@ -367,7 +367,7 @@ for minutes in (0.5, 6):
     with soundfile.SoundFile("long.wav", "w", 16000, 1) as file:
         for _ in range(int(minutes * 60)):
             file.write(0.1 * rng.standard_normal(16000))
-    files.encode_file(codec, "long.wav", "long.stk", None)
+    files.encode_file(codec, "long.wav", "long.stk", codec.info.bitrates[-1])
     report = files.decode_file(codec, "long.stk", "back.wav")
     assert report.seconds == 60 * minutes
     print(peak())

@@ -40,7 +40,7 @@ class Counting(io.BytesIO):
 
 
 def stk(codec: Codec, samples: np.ndarray, codebooks: int | None = None, packet_frames: int | None = None, **options: Any) -> bytes:
-    codes = codec.encode(samples, RATE, None)
+    codes = codec.encode(samples, RATE, codec.info.bitrates[-1])
     sink = io.BytesIO()
     writer = Writer(sink, files.header_of(codec, codebooks or codes.num_codebooks), packet_frames, **options)
     writer.write(codes.array[:codebooks])
@@ -145,7 +145,7 @@ def test_a_range_before_the_damage(codec: Codec, long: tuple[bytes, np.ndarray])
 
 @pytest.mark.skipif(not (ROOT / "examples/speech.flac").exists(), reason="no example here")
 def test_how_close_the_document_says_it_is(codec: Codec, tmp_path: Path) -> None:
-    files.encode_file(codec, ROOT / "examples/speech.flac", tmp_path / "a.stk", None)
+    files.encode_file(codec, ROOT / "examples/speech.flac", tmp_path / "a.stk", codec.info.bitrates[-1])
     data = (tmp_path / "a.stk").read_bytes()
     whole = heard(codec, data)
     for start in (3, 5.55, 8.1):
@@ -230,7 +230,7 @@ def test_another_model_in_the_chain_is_named(codec: Codec, speech: np.ndarray, t
 
 def test_more_frames_than_samples_is_damage(codec: Codec, speech: np.ndarray) -> None:
     """A length that would cut off whole packets cannot be kept without having seen the end."""
-    codes = codec.encode(speech, RATE, None)
+    codes = codec.encode(speech, RATE, codec.info.bitrates[-1])
     sink = io.BytesIO()
     writer = Writer(sink, files.header_of(codec, codes.num_codebooks), 5)
     writer.write(codes.array)
@@ -264,7 +264,7 @@ def test_entropy_coded_files(codec: Codec, tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ModelError, match="no tables for entropy coding; encode without it"):
         files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", None, entropy=True)
     assert not (tmp_path / "a.stk").exists()
-    files.encode_file(codec, tmp_path / "a.wav", tmp_path / "plain.stk", None)
+    files.encode_file(codec, tmp_path / "a.wav", tmp_path / "plain.stk", codec.info.bitrates[-1])
     monkeypatch.setattr(codec, "entropy", Deflate(codec.info.bits_per_code), raising=False)
     files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", None, entropy=True)
     data, plain = (tmp_path / "a.stk").read_bytes(), (tmp_path / "plain.stk").read_bytes()

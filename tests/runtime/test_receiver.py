@@ -17,7 +17,7 @@ START = 2**32 - 1600  # the timestamps wrap around after five frames
 
 @pytest.fixture(scope="module")
 def codes(tiny_codec: Codec, speech: np.ndarray) -> np.ndarray:
-    return tiny_codec.encode(speech[:RATE], RATE, None).array
+    return tiny_codec.encode(speech[:RATE], RATE, tiny_codec.info.bitrates[-1]).array
 
 
 def packets(codec: Codec, codes: np.ndarray, frames: int = 1, redundancy: int = 0) -> list[tuple[int, bytes]]:

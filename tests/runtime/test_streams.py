@@ -27,7 +27,7 @@ def cut(x: np.ndarray, sizes: Iterable[int]) -> list[np.ndarray]:
 
 
 def encoded(codec: Codec, pieces: Iterable[np.ndarray]) -> np.ndarray:
-    encoder = codec.encoder(None)
+    encoder = codec.encoder(codec.info.bitrates[-1])
     parts = [encoder.push(piece) for piece in pieces]
     return np.concatenate([*parts, encoder.flush()], 1)
 
@@ -41,7 +41,7 @@ def decoded(codec: Codec, pieces: Iterable[np.ndarray]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def whole(codec: Codec, speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes and decoded samples of one call."""
-    codes = codec.encode(speech[:N], RATE, None)
+    codes = codec.encode(speech[:N], RATE, codec.info.bitrates[-1])
     return codes.array, codec.decode(codes)
 
 
@@ -71,7 +71,7 @@ def test_decoder_any_cut(codec: Codec, whole: tuple[np.ndarray, np.ndarray], siz
 
 def test_recorded_speech_in_network_packets(codec: Codec, real_speech: list[Path]) -> None:
     samples = read(real_speech[-1], RATE)[0][: 3 * RATE]
-    codes = codec.encode(samples, RATE, None)
+    codes = codec.encode(samples, RATE, codec.info.bitrates[-1])
     streamed = encoded(codec, cut(samples, [160] * 400))
     np.testing.assert_array_equal(streamed, codes.array)
     heard = decoded(codec, cut(streamed, [1] * 200))
@@ -80,16 +80,16 @@ def test_recorded_speech_in_network_packets(codec: Codec, real_speech: list[Path
 
 @pytest.mark.parametrize("length", [0, 1, 159, 160, 161, 319, 320, 321, 640])
 def test_flush_completes(codec: Codec, speech: np.ndarray, length: int) -> None:
-    encoder = codec.encoder(None)
+    encoder = codec.encoder(codec.info.bitrates[-1])
     first = encoder.push(speech[:length])
     assert first.shape[1] == length // codec.info.frame_size  # nothing is held back longer than needed
     last = encoder.flush()
     assert (encoder.num_samples, encoder.num_frames) == (length, first.shape[1] + last.shape[1])
-    np.testing.assert_array_equal(np.concatenate([first, last], 1), codec.encode(speech[:length], RATE, None).array)
+    np.testing.assert_array_equal(np.concatenate([first, last], 1), codec.encode(speech[:length], RATE, codec.info.bitrates[-1]).array)
 
 
 def test_nothing_in_nothing_out(codec: Codec) -> None:
-    encoder, decoder = codec.encoder(None), codec.decoder()
+    encoder, decoder = codec.encoder(codec.info.bitrates[-1]), codec.decoder()
     assert encoder.push([]).shape == (codec.info.num_codebooks, 0)
     assert decoder.push(np.zeros((1, 0), np.int16)).shape == (0,)
     assert decoder.flush().shape == (0,)
@@ -97,18 +97,20 @@ def test_nothing_in_nothing_out(codec: Codec) -> None:
 
 
 def test_types(codec: Codec, speech: np.ndarray) -> None:
-    codes = codec.encoder(None).push(speech[:3200])
+    codes = codec.encoder(codec.info.bitrates[-1]).push(speech[:3200])
     assert codes.dtype == np.int16
     samples = codec.decoder().push(codes)
     assert samples.dtype == np.float32
     for kind in (np.int64, np.uint16, np.int32):
         np.testing.assert_array_equal(codec.decoder().push(codes.astype(kind)), samples)
     pcm = np.round(speech[:3200] * 32767).astype(np.int16)
-    np.testing.assert_array_equal(codec.encoder(None).push(pcm), codec.encoder(None).push(pcm / 32768))
+    np.testing.assert_array_equal(
+        codec.encoder(codec.info.bitrates[-1]).push(pcm), codec.encoder(codec.info.bitrates[-1]).push(pcm / 32768)
+    )
 
 
 def test_use_after_flush(codec: Codec, speech: np.ndarray) -> None:
-    encoder, decoder = codec.encoder(None), codec.decoder()
+    encoder, decoder = codec.encoder(codec.info.bitrates[-1]), codec.decoder()
     encoder.push(speech[:1000])
     encoder.flush()
     decoder.flush()
@@ -119,13 +121,13 @@ def test_use_after_flush(codec: Codec, speech: np.ndarray) -> None:
 
 
 def test_a_refused_push_changes_nothing(codec: Codec, speech: np.ndarray) -> None:
-    encoder, decoder = codec.encoder(None), codec.decoder()
+    encoder, decoder = codec.encoder(codec.info.bitrates[-1]), codec.decoder()
     first = encoder.push(speech[:1000])
     for bad in ([np.nan], [1e30], np.zeros((2, 2, 2)), [1]):
         with pytest.raises(spectokenizer.AudioError):
             encoder.push(bad)
     rest = np.concatenate([encoder.push(speech[1000:3000]), encoder.flush()], 1)
-    np.testing.assert_array_equal(np.concatenate([first, rest], 1), codec.encode(speech[:3000], RATE, None).array)
+    np.testing.assert_array_equal(np.concatenate([first, rest], 1), codec.encode(speech[:3000], RATE, codec.info.bitrates[-1]).array)
     before = decoder.push(first)
     with pytest.raises(spectokenizer.CodesError):
         decoder.push([[-1]])
@@ -133,7 +135,7 @@ def test_a_refused_push_changes_nothing(codec: Codec, speech: np.ndarray) -> Non
 
 
 def test_the_loudest_samples_do_not_spoil_a_stream(codec: Codec) -> None:
-    encoder = codec.encoder(None)
+    encoder = codec.encoder(codec.info.bitrates[-1])
     encoder.push(np.full(3200, 32768.0))
     encoder.push(np.random.default_rng(0).standard_normal(3200))
     assert all(np.isfinite(value).all() for name, value in encoder.snapshot().items() if name.startswith("state."))
@@ -145,7 +147,7 @@ def test_the_loudest_samples_do_not_spoil_a_stream(codec: Codec) -> None:
 def test_bitrate_change_mid_stream(codec: Codec, speech: np.ndarray) -> None:
     """The network goes on: only how many of its codebooks are handed out changes."""
     rates = codec.info.bitrates
-    full = codec.encode(speech[:6400], RATE, None).array
+    full = codec.encode(speech[:6400], RATE, codec.info.bitrates[-1]).array
     encoder = codec.encoder(rates[0])
     parts = [encoder.push(speech[:1000])]  # 3 frames and a rest that is encoded at the next rate
     encoder.set_bitrate(rates[-1])
@@ -179,7 +181,7 @@ def through_a_file(snapshot: Snapshot) -> Snapshot:
 def test_snapshot_restore_continues_exactly(codec: Codec, speech: np.ndarray, whole: tuple[np.ndarray, np.ndarray], at: int) -> None:
     encoder = codec.encoder(codec.info.bitrates[1])
     first = encoder.push(speech[:at])
-    elsewhere = codec.encoder(None).restore(through_a_file(encoder.snapshot()))
+    elsewhere = codec.encoder(codec.info.bitrates[-1]).restore(through_a_file(encoder.snapshot()))
     assert (elsewhere.num_samples, elsewhere.num_frames, elsewhere.num_codebooks) == (at, at // 320, 2)
     assert [type(n) for n in (elsewhere.num_samples, elsewhere.num_frames, elsewhere.num_codebooks)] == [int] * 3
     for stream in (elsewhere, encoder):
@@ -194,7 +196,7 @@ def test_snapshot_restore_continues_exactly(codec: Codec, speech: np.ndarray, wh
 
 
 def test_copies_are_independent(codec: Codec, speech: np.ndarray) -> None:
-    encoder = codec.encoder(None)
+    encoder = codec.encoder(codec.info.bitrates[-1])
     encoder.push(speech[:1000])
     twin = encoder.copy()
     expected = encoder.copy().push(speech[1000:5000])
@@ -209,11 +211,11 @@ def test_copies_are_independent(codec: Codec, speech: np.ndarray) -> None:
 
 
 def test_a_snapshot_is_a_copy_and_knows_that_the_stream_is_over(codec: Codec, speech: np.ndarray) -> None:
-    encoder = codec.encoder(None)
+    encoder = codec.encoder(codec.info.bitrates[-1])
     encoder.push(speech[:1000])
     snapshot = encoder.snapshot()
     kept = {name: value.copy() for name, value in snapshot.items()}
-    twin = codec.encoder(None).restore(snapshot)
+    twin = codec.encoder(codec.info.bitrates[-1]).restore(snapshot)
     expected = encoder.copy().push(speech[1000:5000])
     assert all(np.array_equal(snapshot[name], kept[name]) for name in kept)
     for value in snapshot.values():
@@ -222,11 +224,11 @@ def test_a_snapshot_is_a_copy_and_knows_that_the_stream_is_over(codec: Codec, sp
     np.testing.assert_array_equal(twin.push(speech[1000:5000]), expected)
     encoder.flush()
     with pytest.raises(StreamError):
-        codec.encoder(None).restore(encoder.snapshot()).push(speech[:10])
+        codec.encoder(codec.info.bitrates[-1]).restore(encoder.snapshot()).push(speech[:10])
 
 
 def test_foreign_snapshots_are_refused(codec: Codec) -> None:
-    encoder, decoder = codec.encoder(None), codec.decoder()
+    encoder, decoder = codec.encoder(codec.info.bitrates[-1]), codec.decoder()
     incomplete = encoder.snapshot()
     incomplete.pop("num_samples")
     other_model = encoder.snapshot() | {"model": np.array("0123456789abcdef")}
@@ -259,7 +261,7 @@ import spectokenizer
 
 codec = spectokenizer.load(sys.argv[1])
 saved = {side: dict(np.load(f"{side}.npz", allow_pickle=False)) for side in ("encoder", "decoder")}
-encoder, decoder = codec.encoder(None).restore(saved["encoder"]), codec.decoder().restore(saved["decoder"])
+encoder, decoder = codec.encoder(codec.info.bitrates[-1]).restore(saved["encoder"]), codec.decoder().restore(saved["decoder"])
 codes = encoder.push(np.load("rest.npy"))
 np.savez("done.npz", codes=codes, samples=np.concatenate([decoder.conceal(2), decoder.push(codes)]))
 """
@@ -269,7 +271,7 @@ def test_a_live_call_moves_to_another_process(
     tiny_codec: Codec, tiny_folder: Path, speech: np.ndarray, tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[bytes]]
 ) -> None:
     """In the middle of a frame, of a fade and of a loss; the state travels as plain arrays."""
-    encoder, decoder = tiny_codec.encoder(None), tiny_codec.decoder()
+    encoder, decoder = tiny_codec.encoder(tiny_codec.info.bitrates[-1]), tiny_codec.decoder()
     decoder.push(encoder.push(speech[:5000]))
     decoder.conceal(6)
     np.savez(tmp_path / "encoder.npz", **encoder.snapshot())

@@ -20,7 +20,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from spectokenizer.errors import ConfigError, TrainingError  # noqa: E402
 from spectokenizer.training.config import TrainConfig  # noqa: E402
-from spectokenizer.training.train import _refuse_collapse  # noqa: E402
+from spectokenizer.training.train import _refuse_collapse, usage  # noqa: E402
 
 RECIPE = """
 batch_size = 2
@@ -54,6 +54,13 @@ lr = 1e-3
 lr_end = 5e-4
 losses = { waveform = 1.0, complex = 1.0, magnitude = 1.0, mel = 1.0, commitment = 0.25 }
 """
+
+SINGLE = (  # one codebook, quantised from the first step
+    RECIPE[: RECIPE.index("[[stage]]")]
+    .replace("num_codebooks = 3", 'num_codebooks = 1\nquantizer = "fsq"')
+    .replace("= 16\ncodebook_dim = 4", "= 64\ncodebook_dim = 3")
+    + RECIPE[RECIPE.rindex("[[stage]]") :]
+)
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +166,33 @@ def test_collapse_is_an_error(tmp_path):
         _refuse_collapse({"codebook0/perplexity": 300.0, "codebook1/perplexity": 3.0}, config, stage, 5000)
 
 
+def test_few_tokens_are_no_collapse(tmp_path):
+    """What 4 800 tokens can show of 32 768 entries is not what an unlimited number could."""
+    (tmp_path / "x.toml").write_text(
+        SINGLE.replace("codebook_size = 64", "codebook_size = 32768").replace("codebook_dim = 3", "codebook_dim = 5")
+    )
+    config = TrainConfig.load(tmp_path / "x.toml")
+    stage = config.stages[0]
+    tokens = torch.randint(32768, (4800, 1), generator=torch.Generator().manual_seed(0)) // 32  # a thousand entries in use
+    use = {f"codebook0/{key}": value for key, value in usage(tokens, 32768)[0].items()}
+    assert use["codebook0/tokens"] == 4800
+    assert 0.02 * 4800 < use["codebook0/perplexity"] < 1024
+    _refuse_collapse({**use, "codebook0/perplexity": 200.0}, config, stage, 5000)  # below 2 % of the entries
+    with pytest.raises(TrainingError, match=r"perplexity 50\.0 of 4800"):
+        _refuse_collapse({**use, "codebook0/perplexity": 50.0}, config, stage, 5000)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"), [("expire = false", "expire is off"), ("data_pool = false", "data_pool is off")], ids=["expire", "data_pool"]
+)
+def test_switches_that_switch_nothing_are_named(tmp_path, setting, message):
+    (tmp_path / "x.toml").write_text(setting + SINGLE)
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig.load(tmp_path / "x.toml")
+    (tmp_path / "x.toml").write_text(setting + SINGLE.replace('"fsq"', '"vq"'))
+    assert not all((TrainConfig.load(tmp_path / "x.toml").expire, TrainConfig.load(tmp_path / "x.toml").data_pool))
+
+
 def test_a_loss_that_is_no_number_rolls_back(setup, monkeypatch, capsys):
     """One poisoned step goes back to the saved state and on; poison that stays ends the run with a named error."""
     from spectokenizer.training import train
@@ -189,3 +223,78 @@ def test_init_begins_with_other_weights(setup):
     process = start(setup, "nothing", "--init", str(setup / "nowhere"))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1 and "nowhere" in output and "Traceback" not in output
+
+
+@pytest.fixture
+def here(setup, monkeypatch):
+    """Run a recipe in this process: here("name", text, ...) trains into the folder "name" and returns its weights."""
+    from spectokenizer.training import train
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def run(name, recipe, **options):
+        path = setup / f"{name}.toml"
+        path.write_text(recipe)
+        train.run(TrainConfig.load(path), setup / "audio", setup / name, threads=1, cache=setup / "cache", **options)
+        return load_file(setup / name / "weights.safetensors")
+
+    return run
+
+
+def test_another_quantiser_begins_with_the_network_and_starts_afresh(setup, here, capsys):
+    source = here("rvq", RECIPE, max_steps=5)
+    for quantizer in ("fsq", "vq"):
+        recipe = SINGLE.replace('"fsq"', f'"{quantizer}"')
+        branch = here(f"branch-{quantizer}", recipe, init=setup / "rvq", max_steps=1)
+        for name, value in source.items():
+            if not name.startswith("quantizer."):
+                torch.testing.assert_close(branch[name], value, rtol=0, atol=0.02, msg=name)
+        said = " ".join(capsys.readouterr().out.split())
+        assert "the quantiser starts afresh" in said and f"quantizer rvq instead of {quantizer}" in said
+        assert not any("pool" in name for name in branch)  # of training alone
+    scratch = here("scratch", SINGLE.replace("steps = 8", "steps = 1"))
+    blank = here("blank", SINGLE.replace("steps = 8", "steps = 1").replace("init_batches = 4", "init_batches = 5"))
+    assert not torch.equal(scratch["quantizer.project_in"], blank["quantizer.project_in"])  # the latents made the start
+
+
+def test_a_time_stride_more_begins_with_the_same_weights(setup, here):
+    source = here("fifty", SINGLE, max_steps=1)
+    strides = "strides = [[1, 4], [1, 4], [2, 4], [2, 4]]\nnum_codebooks"
+    halved = here("halved", SINGLE.replace("num_codebooks", strides), init=setup / "fifty", max_steps=1)
+    torch.testing.assert_close(halved["encoder.down2.weight"], source["encoder.down2.weight"], rtol=0, atol=0.02)
+
+
+def test_another_network_is_refused(setup, here):
+    here("narrow", SINGLE, max_steps=1)
+    for old, new, named in [
+        ("8, 16, 16]", "8, 16, 24]", r"channels .*encoder.down3.weight is \(192, 16\) instead of \(192, 24\)"),
+        (
+            "num_codebooks",
+            'activation = "relu"\nnum_codebooks',
+            "activation snake instead of relu; encoder.down0.snake.alpha is .* instead of none",
+        ),
+    ]:
+        with pytest.raises(ConfigError, match=named):
+            here("wide", SINGLE.replace(old, new), init=setup / "narrow", max_steps=1)
+
+
+def test_the_pool_is_saved_with_a_run(setup, here):
+    recipe = SINGLE.replace('"fsq"', '"vq"')
+    whole = here("vq-whole", recipe)
+    here("vq-parts", recipe, max_steps=3)
+    memory = torch.load(setup / "vq-parts" / "state.pt", weights_only=True)["quantizer_memory"]
+    assert memory["pool"].shape == (32768, 3)
+    assert memory["pooled"] > 3 * 2 * 20  # and what k-means saw
+    parts = here("vq-parts", recipe)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    "switch", ['norm = "batch"', 'activation = "relu"', 'recurrence = "finest"', "complex_stem = false", "compression = 1"]
+)
+def test_ablations_train(here, switch):
+    weights = here(f"ablation-{switch.split()[0]}", RECIPE.replace("num_codebooks", f"{switch}\nnum_codebooks"), max_steps=6)
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    if "norm" in switch:
+        assert weights["encoder.rnn0.norm.running_mean"].any()  # the averaged weights have the statistics, too

@@ -139,12 +139,12 @@ export class Decoder extends Stream {
     return new Float32Array(0);
   }
 
-  /** @param {number} frames */
+  /** The absent code is codebookSize, which 16 bits may not hold. @param {number} frames */
   #absent(frames) {
-    return new Int16Array(frames * this.codec.info.numCodebooks).fill(this.codec.info.codebookSize);
+    return new Int32Array(frames * this.codec.info.numCodebooks).fill(this.codec.info.codebookSize);
   }
 
-  /** @param {Int16Array} full [frames, all codebooks] @param {boolean} lost @param {State} state */
+  /** @param {Int16Array | Int32Array} full [frames, all codebooks] @param {boolean} lost @param {State} state */
   async #decode(full, lost, state) {
     if (!full.length) return new Float32Array(0);
     const { audio, state: after } = await this.codec.network.decode(full, state);

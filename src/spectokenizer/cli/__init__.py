@@ -21,6 +21,7 @@ COMMANDS = {  # command: (module, one line of help)
     "tokenize": ("corpus", "A corpus to tokens, in shards."),
     "detokenize": ("corpus", "Tokens of a corpus back to audio."),
     "train": ("research", "Train a model."),
+    "experiment": ("experiment", "Variants trained with one budget, compared."),
     "export": ("huggingface", "A trained model to ONNX graphs, or for Hugging Face."),
     "tables": ("tables", "Entropy tables for a model, from speech."),
     "evaluate": ("evaluate", "Quality against bitrate on a folder of speech."),

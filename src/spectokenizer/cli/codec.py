@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import bitrate_option, check_bitrate, load, model_option, progress, say, sink, source
+from .common import bitrate_option, chosen_bitrate, load, model_option, progress, say, sink, source
 
 if TYPE_CHECKING:
     from ..bitstream import Reader
@@ -46,7 +46,7 @@ def encode(
     audio: str,
     output: str,
     model: str,
-    bitrate: float,
+    bitrate: float | None,
     title: str | None,
     meta: tuple[str, ...],
     entropy: bool,
@@ -60,7 +60,7 @@ def encode(
     if append and resume:
         raise click.UsageError("--append and --resume exclude each other: an appended recording is mended and appended again")
     codec = load(model)
-    check_bitrate(codec, bitrate)
+    bitrate = chosen_bitrate(codec, bitrate)
     with progress("encoding") as update:
         report = files.encode_file(
             codec,
@@ -124,14 +124,14 @@ def repair(file: str, model: str | None) -> None:
 @click.option("--plot", type=click.Path(dir_okay=False), help="Write a picture of both spectrograms (needs matplotlib).")
 @click.option("--keep", type=click.Path(dir_okay=False), help="Keep the .stk under this name.")
 @force_option
-def roundtrip(audio: str, output: str | None, model: str, bitrate: float, plot: str | None, keep: str | None, force: bool) -> None:
+def roundtrip(audio: str, output: str | None, model: str, bitrate: float | None, plot: str | None, keep: str | None, force: bool) -> None:
     """Send AUDIO through a .stk and back to OUTPUT (default: AUDIO's name with the bitrate) and say what it cost."""
     import tempfile
 
     from ..runtime import files
 
     codec = load(model)
-    check_bitrate(codec, bitrate)
+    bitrate = chosen_bitrate(codec, bitrate)
     if "-" in (audio, output, keep):
         raise click.BadParameter("roundtrip works on files, not on standard input or output", param_hint="-")
     output = output or f"{Path(audio).stem}-{bitrate / 1000:g}kbps.wav"

@@ -33,7 +33,9 @@ class Kbps(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             self.fail(f"'{value}' is not a number of kbit/s", param, ctx)
 
 
-bitrate_option = click.option("--bitrate", "-b", type=Kbps(), default="4", show_default=True, help="kbit/s, in the model's steps (0.5).")
+bitrate_option = click.option(
+    "--bitrate", "-b", type=Kbps(), show_default="4, or the model's highest", help="kbit/s, in the model's steps (0.5)."
+)
 
 
 def load(model: str) -> Codec:
@@ -42,12 +44,16 @@ def load(model: str) -> Codec:
     return codec.load(model)
 
 
-def check_bitrate(codec: Codec, bitrate: float) -> None:
+def chosen_bitrate(codec: Codec, bitrate: float | None) -> float:
+    """What --bitrate says, or else the model's default."""
+    if bitrate is None:
+        return codec.info.default_bitrate
     try:
         codec.codebooks_for(bitrate)
     except BitrateError as error:
         rates = ", ".join(f"{rate / 1000:g}" for rate in codec.info.bitrates)
         raise click.BadParameter(f"{bitrate / 1000:g} kbit/s; model '{codec.info.name}' has {rates}", param_hint="--bitrate") from error
+    return bitrate
 
 
 def source(path: str) -> str | BinaryIO:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import __version__
-from .common import Meter, bitrate_option, check_bitrate, load, model_option, say
+from .common import Meter, bitrate_option, chosen_bitrate, load, model_option, say
 
 if TYPE_CHECKING:
     from ..corpus.job import Progress, Summary
@@ -66,7 +66,7 @@ def tokenize(
     inputs: tuple[str, ...],
     out: str,
     model: str,
-    bitrate: float,
+    bitrate: float | None,
     kind: str,
     workers: int | None,
     engine: str,
@@ -83,7 +83,7 @@ def tokenize(
     """
     from ..corpus.job import tokenize as run
 
-    check_bitrate(load(model), bitrate)
+    bitrate = chosen_bitrate(load(model), bitrate)
     extra = engine_of(engine, ray_address)
     with Meter("tokenising") as meter:
         summary = run(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import bitrate_option, model_option, say
+from .common import bitrate_option, chosen_bitrate, load, model_option, say
 from .evaluate import data_option, measuring_options, what_to_measure
 
 
@@ -23,7 +23,7 @@ from .evaluate import data_option, measuring_options, what_to_measure
 @click.option("--opus", default="0", show_default=True, help="kbps to run Opus at beside us; 0 is that of our packets, '' leaves it out.")
 @measuring_options(out="loss")
 def loss(
-    model: str, data: Path, bitrate: float, redundancy: str, losses: str, burst: float, trace: str | None, opus: str,
+    model: str, data: Path, bitrate: float | None, redundancy: str, losses: str, burst: float, trace: str | None, opus: str,
     metrics: str, out: Path, workers: int, limit: int | None,
 ) -> None:  # fmt: skip
     """Measure quality when packets are lost, with and without redundancy, beside Opus with its own.
@@ -41,7 +41,7 @@ def loss(
         rates = []
     systems = simulation.lossy_systems(
         model,
-        round(bitrate),
+        round(chosen_bitrate(load(model), bitrate)),
         [round(value) for value in _numbers(redundancy, "--redundancy")],
         [value / 100 for value in _numbers(losses, "--loss")],
         burst,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import bitrate_option, check_bitrate, load, model_option, progress, say, sink
+from .common import bitrate_option, chosen_bitrate, load, model_option, progress, say, sink
 
 if TYPE_CHECKING:
     from ..bitstream.entropy import Entropy
@@ -53,7 +53,7 @@ class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--force", "-f", is_flag=True, help="Replace an existing output file.")
 @click.option("--speed", type=click.FloatRange(0.01, 1000), default=1.0, hidden=True, help="Than real time; for tests.")
 def stream(
-    decode: bool, model: str, bitrate: float, packet_frames: int, origin: str, target: str, to: str | None, origin_port: str | None,
+    decode: bool, model: str, bitrate: float | None, packet_frames: int, origin: str, target: str, to: str | None, origin_port: str | None,
     redundancy: int, loss: float, seed: int, depth: int, idle: float, device: str | None, force: bool, speed: float,
 ) -> None:  # fmt: skip
     """Encode raw PCM (16 kHz, mono, 16-bit little-endian) from stdin to a live .stk on stdout, frame by frame.
@@ -83,7 +83,7 @@ def stream(
             _decode(stack, origin, target, model, which, force)
         return
     codec = load(model)
-    check_bitrate(codec, bitrate)
+    bitrate = chosen_bitrate(codec, bitrate)
     with ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))  # ends as Ctrl+C does
         if origin_port:

@@ -51,8 +51,10 @@ class Ray:
     def _connect(self, ray: Any) -> None:
         try:
             ray.init(address=self.address or "local", log_to_driver=False, configure_logging=False, include_dashboard=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"no Ray cluster at '{self.address}' ({error}); start one with 'ray start --head'") from error
+        except Exception as error:  # Ray raises the bare class, too: a node that does not start in time
+            where = f"no Ray cluster at '{self.address}'" if self.address else "Ray did not start on this machine"
+            remedy = "start one with 'ray start --head'" if self.address else "try again when it is less busy, or use --engine local"
+            raise ConfigError(f"{where} ({error}); {remedy}") from error
 
 
 def check_cores(total: float, free: float, workers: int) -> None:

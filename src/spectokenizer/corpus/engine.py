@@ -144,7 +144,7 @@ class Lane:
 
 
 def encode_clips(
-    codec: Codec, items: Iterable[Item], bitrate: float | None = 4000, told: Told = lambda size, seconds: None, lanes: int = LANES
+    codec: Codec, items: Iterable[Item], bitrate: float | None = None, told: Told = lambda size, seconds: None, lanes: int = LANES
 ) -> Iterator[Encoded | Failed]:
     """Each clip's codes, or why there are none, as they are done; not in order."""
     num_codebooks, size = codec.codebooks_for(bitrate), codec.info.frame_size

@@ -81,7 +81,7 @@ def tokenize(
     inputs: Sequence[str | Path],
     out: str | Path,
     model: str | Path = "mini",
-    bitrate: float | None = 4000,
+    bitrate: float | None = None,
     kind: str = "parquet",
     workers: int | None = None,
     engine: Engine = pool,

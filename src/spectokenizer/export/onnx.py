@@ -24,13 +24,14 @@ from torch import Tensor
 from ..config import CodecConfig
 from ..errors import ModelError
 from ..model.layers import RNN2D, ComplexConv, Down, Stem, Up
-from ..model.quantizer import ResidualVQ
+from ..model.quantizer import FSQ, ResidualVQ
 from ..model.spectokenizer import Chain, SpecTokenizer
 from ..model.spectrum import FLOOR, Analysis, Synthesis
 from ..runtime.network import CONFIG, GRAPHS, WEIGHTS
-from .graph import INT64, Graph, Weights
+from .graph import FLOAT, INT64, Graph, Weights
 from .parity import Parity, check, to_graph
 
+ABLATIONS = ("compression", "norm", "activation", "recurrence", "complex_stem")
 FEW_BANDS = 4  # levels with so few rows a stream run the GRU operator, the others its arithmetic written out
 
 
@@ -60,7 +61,7 @@ class Layers:
 
     def __init__(self, graph: Graph, config: CodecConfig, step: bool):
         self.g, self.config, self.step = graph, config, step
-        self.frames: int | None = None  # n of x, when fixed (step graph); the last level works at a lower rate
+        self.frames: int | None = None  # n of x, when fixed (step graph); levels that stride in time work at different rates
         self.batch = ""  # in the chunk graph the number of streams, [1]
 
     def write(self, layer: Any, x: Any, state: str) -> tuple[Any, str]:
@@ -215,11 +216,14 @@ class Layers:
         weight = _array(layer.weight)
         frames = self.g.reshape(self.plain(x), [0, 0, layer.bands_in, layer.c_in])
         window, state = self.taps(frames, state, layer.kept + 1, 1, layer.bands_in, layer.c_in)
-        if layer.stride[0] == 2:  # both output frames of an input frame from one product; there is one band
+        if layer.stride[0] == 2:  # both output frames of an input frame from one product
             oldest, middle, newest = np.split(weight, 3)
             weight = np.concatenate([np.concatenate([oldest, newest]), np.concatenate([0 * middle, middle])], 1)
         copies = weight.shape[1] // layer.c_out
         value, scale, offset = self.snake(window, weight, *(np.tile(_array(p), copies) for p in (layer.bias, layer.snake.alpha)))
+        if layer.stride[0] == 2 and layer.bands_in > 1:  # frames before bands
+            value = self.g.reshape(value, [-1, layer.bands_in, 2, layer.stride[1] * layer.c_out])
+            value = self.g.op("Transpose", value, perm=[0, 2, 1, 3])
         bands = layer.bands_in * layer.stride[1]
         return Signal(value, bands, layer.c_out, scale[: layer.c_out], offset[: layer.c_out]), state
 
@@ -327,8 +331,8 @@ def tables(g: Graph, quantizer: ResidualVQ) -> str:
     return g.constant(_array(quantizer.codebooks).reshape(-1, quantizer.codebook_dim))
 
 
-def quantize(g: Graph, quantizer: ResidualVQ, z: str) -> str:
-    """Latents [N, D] to codes [N, K].
+def quantize_vq(g: Graph, quantizer: ResidualVQ, z: str) -> str:
+    """Latents [N, D] to codes [N, K], for one or more codebooks.
 
     A stage sees only its projection of what the stages before left over, so all projections are made at once, and a chosen entry is
     subtracted from those of the later stages. Beside each projection stands a 1 that meets −‖c‖²/2 in the score.
@@ -351,12 +355,36 @@ def quantize(g: Graph, quantizer: ResidualVQ, z: str) -> str:
     return g.op("Concat", *codes, axis=-1)
 
 
-def dequantize(g: Graph, quantizer: ResidualVQ, codes: str) -> str:
+def dequantize_vq(g: Graph, quantizer: ResidualVQ, codes: str) -> str:
     """Codes [B, T, K] to latents [B, T, D]: one look-up in all tables, each with a row of zeros for the absent code, and one product."""
     num, size, dim = quantizer.codebooks.shape
     table = g.reshape(g.pad(g.reshape(tables(g, quantizer), [num, size, dim]), 3, 1, 0, 1), [-1, dim])  # folded when loaded
     entries = g.op("Gather", table, g.op("Add", codes, g.constant(np.arange(num) * (size + 1))))
     return g.op("MatMul", g.reshape(entries, [0, 0, num * dim]), g.constant(_array(quantizer.project_out).reshape(num * dim, -1)))
+
+
+def quantize_fsq(g: Graph, quantizer: FSQ, z: str) -> str:
+    """Latents [N, D] to codes [N, 1]: as many comparisons as there are edges between levels, each worth its digit's place.
+
+    What is summed are whole numbers below 2^15, exact in any order.
+    """
+    edges, radix = _array(quantizer.edges), _array(quantizer.radix)
+    weight = np.repeat(_array(quantizer.project_in), len(edges), 1)  # [D, d·(L − 1)]
+    bias = np.add.outer(_array(quantizer.bias_in), -edges).ravel()
+    above = g.op("Greater", g.op("Gemm", z, g.constant(weight), g.constant(bias)), g.constant(0.0))
+    codes = g.op("MatMul", g.op("Cast", above, to=FLOAT), g.constant(np.repeat(radix, len(edges))[:, None]))
+    return g.op("Cast", codes, to=INT64)
+
+
+def dequantize_fsq(g: Graph, quantizer: FSQ, codes: str) -> str:
+    """Codes [B, T, 1] to latents [B, T, D]: digits times weights; an absent code makes zeros."""
+    levels, out = quantizer.levels, _array(quantizer.project_out)
+    radix = g.constant(quantizer.radix.tolist())
+    digits = g.op("Mod", g.op("Div", codes, radix), g.constant([levels]))
+    bias = _array(quantizer.bias_out) + (1 / levels - 1) * out.sum(0)
+    z_q = g.linear(g.op("Cast", digits, to=FLOAT), out * (2 / levels), bias)
+    present = g.op("Less", codes, g.constant([quantizer.codebook_size]))
+    return g.op("Mul", z_q, g.op("Cast", present, to=FLOAT))
 
 
 def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
@@ -365,6 +393,7 @@ def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
     graph = Graph(name, weights, WEIGHTS)
     layers = Layers(graph, config, step)
     chain: Chain = getattr(model, side)
+    quantize, dequantize = (quantize_fsq, dequantize_fsq) if isinstance(model.quantizer, FSQ) else (quantize_vq, dequantize_vq)
     states = {layer: list(value.shape[1:]) for layer, value in to_graph(model, side, chain.initial_state(1)).items()}
     samples: int | str = config.frame_size if step else "samples"
     time: int | str = 1 if step else "frames"
@@ -379,12 +408,13 @@ def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
         frames = graph.reshape(first, [-1, 1, config.num_codebooks]) if step else graph.op("Transpose", first, perm=[0, 2, 1])
         x = Signal(dequantize(graph, model.quantizer, frames), 1, config.latent_dim)
     outputs = {}
-    latent_level = f"rnn{len(config.strides) - 1}"
+    if step:
+        layers.frames = config.time_stride if side == "encoder" else 1
     for layer_name, layer in chain.items():
-        if step:
-            latent = layer_name == latent_level or (isinstance(layer, Up) and layer.stride[0] == config.time_stride)
-            layers.frames = 1 if latent else config.time_stride
         x, outputs[layer_name] = layers.write(layer, x, inputs[layer_name])
+        if layers.frames and isinstance(layer, (Down, Up)):
+            stride = layer.stride[0]
+            layers.frames = layers.frames // stride if isinstance(layer, Down) else layers.frames * stride
     if side == "encoder":
         ones = graph.constant(np.ones(config.latent_dim))
         z = graph.op("LayerNormalization", graph.reshape(layers.plain(x), [-1, config.latent_dim]), ones, axis=-1, epsilon=model.norm.eps)
@@ -404,8 +434,13 @@ def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
 def export(model: SpecTokenizer, folder: str | Path, about: dict[str, Any] | None = None) -> Parity:
     """Write the four graphs, their weights and `config.json` into `folder`, and check them against torch.
 
-    Raises ModelError when a graph does not compute what the torch model does.
+    Raises ModelError when a graph does not compute what the torch model does, and for a model without some part of the paper's.
     """
+    switched = [
+        f"{name} = {getattr(model.config, name)!r}" for name in ABLATIONS if getattr(model.config, name) != getattr(CodecConfig, name)
+    ]
+    if switched:
+        raise ModelError(f"{model.config.name}: a model with {', '.join(switched)} is for the ablation: it can be evaluated, not exported")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = Weights()

@@ -32,7 +32,7 @@ class Outgoing:
     Raises BitrateError and CodesError as `Codec.encoder` and `Packetizer` do.
     """
 
-    def __init__(self, codec: Codec, bitrate: float | None = 4000, redundancy: int = 0, packet_frames: int = 1):
+    def __init__(self, codec: Codec, bitrate: float | None = None, redundancy: int = 0, packet_frames: int = 1):
         self.frame_size = codec.info.frame_size
         self.encoder = codec.encoder(bitrate)
         self._packetizer = Packetizer(codec.info.bits_per_code, packet_frames, redundancy)

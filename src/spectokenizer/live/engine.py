@@ -32,10 +32,10 @@ NORMAL, INVALID, POLICY, TRY_LATER = 1000, 1007, 1008, 1013  # close codes of RF
 
 @dataclass(frozen=True)
 class Settings:
-    """What a client asks for; bitrate in bit/s, None for all codebooks."""
+    """What a client asks for; bitrate in bit/s, None for the model's default."""
 
     mode: str
-    bitrate: float | None = 4000
+    bitrate: float | None = None
     redundancy: int = 0
     packet_frames: int = 1
 

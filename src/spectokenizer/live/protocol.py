@@ -47,8 +47,7 @@ def first_message(info: Info, message: str | bytes) -> Settings:
     mode = wishes.get("mode")
     if mode not in MODES:
         raise CallError(POLICY, f"mode {_shown(mode)}; there are {', '.join(MODES)}")
-    rates = info.bitrates
-    bitrate = _bitrate(info, wishes.get("bitrate", 4000 if 4000 in rates else rates[-1]))
+    bitrate = _bitrate(info, wishes.get("bitrate", info.default_bitrate))
     redundancy = _number(wishes, "redundancy", 0, MAX_REDUNDANCY)
     return Settings(mode, bitrate, redundancy, _number(wishes, "packet_frames", 1, MAX_FRAMES))
 

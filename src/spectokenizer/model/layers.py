@@ -7,6 +7,8 @@ Every layer with memory maps (x, state) to (y, state); states are [B, F, ·], so
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,8 +21,18 @@ class FLNorm(nn.Module):
 
     eps = 1e-5
 
+    def __init__(self, channels: int = 0):
+        super().__init__()
+
     def forward(self, y: Tensor) -> Tensor:  # [T, B, F, C]
         return F.layer_norm(y, y.shape[-2:], eps=self.eps)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Per channel, over everything else; running statistics outside of training, so that a stream is what the whole is (ablation)."""
+
+    def forward(self, y: Tensor) -> Tensor:  # [T, B, F, C]
+        return super().forward(y.flatten(0, 2)).view_as(y)
 
 
 class _Snake(torch.autograd.Function):
@@ -52,6 +64,18 @@ class Snake2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         fast = kernels.snake(x, self.alpha)
         return _Snake.apply(x, self.alpha) if fast is None else fast
+
+
+class ReLU(nn.ReLU):
+    """In Snake2D's place (ablation)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+
+
+Maker = Callable[[int], nn.Module]  # of a layer for so many channels
+NORMS: dict[str, Maker] = {"frame": FLNorm, "batch": BatchNorm}
+ACTIVATIONS: dict[str, Maker] = {"snake": Snake2D, "relu": ReLU}  # the layers below keep theirs as `snake`, whichever it is
 
 
 def _taps(x: Tensor, history: Tensor, taps: int, stride: int) -> tuple[Tensor, Tensor]:
@@ -86,20 +110,24 @@ class Stem(nn.Module):
     all weights are shared over frequency, and this is where the network learns which band it looks at.
     """
 
-    def __init__(self, c_complex: int, c_out: int, bands: int, taps: int, stride: int):
+    def __init__(self, c_complex: int, c_out: int, bands: int, taps: int, stride: int, activation: Maker = Snake2D):
         super().__init__()
         self.taps, self.stride, self.bands = taps, stride, bands
         self.complex_weight = _uniform(3, 3, 1, c_complex // 2, 2, fan_in=18)
         self.weight = _uniform(taps, stride, c_complex, c_out, fan_in=taps * stride * c_complex)
         self.bias = nn.Parameter(torch.zeros(bands, c_out))
-        self.snake = Snake2D(c_out)
+        self.snake = activation(c_out)
 
     def initial_state(self, batch: int) -> Tensor:
         return self.bias.new_zeros(batch, self.bands, (self.taps + 1) * 2 * (self.stride + 2))
 
+    def first(self) -> Tensor:
+        """The convolution at full resolution, [3 (time), 3 (frequency), 2, c_complex]."""
+        return complex_as_real(self.complex_weight)
+
     def kernel(self) -> Tensor:
         """The product of both kernels: [(taps + 2)·(stride + 2)·2, C]."""
-        first = complex_as_real(self.complex_weight).permute(3, 2, 0, 1)  # [m, 2, 3, 3]
+        first = self.first().permute(3, 2, 0, 1)  # [m, 2, 3, 3]
         second = self.weight.permute(3, 2, 0, 1)  # [C, m, taps, stride]
         both = F.conv_transpose2d(second, first)  # polynomial product: [C, 2, taps + 2, stride + 2]
         return both.permute(2, 3, 1, 0).flatten(0, 2)
@@ -111,15 +139,27 @@ class Stem(nn.Module):
         return self.snake(x @ self.kernel() + self.bias), state
 
 
+class RealStem(Stem):
+    """With a real 3×3 convolution of two channels, which knows nothing of phase, in the complex one's place (ablation)."""
+
+    def __init__(self, c_complex: int, c_out: int, bands: int, taps: int, stride: int, activation: Maker = Snake2D):
+        super().__init__(c_complex, c_out, bands, taps, stride, activation)
+        del self.complex_weight
+        self.real_weight = _uniform(3, 3, 2, c_complex, fan_in=18)
+
+    def first(self) -> Tensor:
+        return self.real_weight
+
+
 class Down(nn.Module):
     """F_down: strided causal Conv2D and Snake2D. [T, B, F, C_in] to [T/stride_t, B, F/stride_f, C_out]."""
 
-    def __init__(self, c_in: int, c_out: int, bands_out: int, taps: int, stride: tuple[int, int]):
+    def __init__(self, c_in: int, c_out: int, bands_out: int, taps: int, stride: tuple[int, int], activation: Maker = Snake2D):
         super().__init__()
         self.taps, self.stride, self.bands_out = taps, stride, bands_out
         self.weight = _uniform(taps * stride[1] * c_in, c_out, fan_in=taps * stride[1] * c_in)
         self.bias = nn.Parameter(torch.zeros(c_out))
-        self.snake = Snake2D(c_out)
+        self.snake = activation(c_out)
 
     def initial_state(self, batch: int) -> Tensor:
         return self.bias.new_zeros(batch, self.bands_out, self.weight.shape[0] // self.taps * (self.taps - self.stride[0]))
@@ -137,13 +177,13 @@ class Up(nn.Module):
     unfolded. With time stride 2 and three taps, even frames see taps (0, 2) of (now, before) and odd ones tap 1 of now.
     """
 
-    def __init__(self, c_in: int, c_out: int, bands_in: int, taps: int, stride: tuple[int, int]):
+    def __init__(self, c_in: int, c_out: int, bands_in: int, taps: int, stride: tuple[int, int], activation: Maker = Snake2D):
         super().__init__()
         self.taps, self.stride, self.bands_in, self.c_in, self.c_out = taps, stride, bands_in, c_in, c_out
         self.kept = -(-taps // stride[0]) - 1  # frames of input that later outputs still need
         self.weight = _uniform(taps * c_in, stride[1] * c_out, fan_in=taps * c_in)  # oldest tap first
         self.bias = nn.Parameter(torch.zeros(c_out))
-        self.snake = Snake2D(c_out)
+        self.snake = activation(c_out)
 
     def initial_state(self, batch: int) -> Tensor:
         return self.bias.new_zeros(batch, self.bands_in, self.kept * self.c_in)
@@ -166,13 +206,13 @@ class RNN2D(nn.Module):
     The paper draws no such addition; ours trains faster with it.
     """
 
-    def __init__(self, channels: int, bands: int):
+    def __init__(self, channels: int, bands: int, norm: Maker = FLNorm, activation: Maker = Snake2D):
         super().__init__()
         self.channels, self.bands = channels, bands
-        self.norm = FLNorm()
+        self.norm = norm(channels)
         self.gru = nn.GRU(channels, channels)
         self.conv = nn.Linear(channels, channels)
-        self.snake = Snake2D(channels)
+        self.snake = activation(channels)
 
     def initial_state(self, batch: int) -> Tensor:
         return self.conv.weight.new_zeros(batch, self.bands, self.channels)

@@ -1,6 +1,6 @@
 """SpecTokenizer: samples → codes → samples. Reading order is signal order.
 
-    audio → STFT → |·|^½ → Encoder → z → RVQ → codes → z_q → Decoder → |·|² → iSTFT → audio
+    audio → STFT → |·|^½ → Encoder → z → Q → codes → z_q → Decoder → |·|² → iSTFT → audio
 
 States are dicts of named tensors [B, ...], passed in and returned; nothing is remembered inside the modules.
 """
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import CodecConfig
-from .layers import RNN2D, ComplexConv, Down, FLNorm, Stem, Up
-from .quantizer import ResidualVQ
+from .layers import ACTIVATIONS, NORMS, RNN2D, ComplexConv, Down, FLNorm, RealStem, Stem, Up
+from .quantizer import quantizer
 from .spectrum import Analysis, Synthesis
 
 State = dict[str, Tensor]
@@ -34,23 +34,28 @@ class Chain(nn.ModuleDict):
 def encoder(config: CodecConfig) -> Chain:
     """Audio [B, N] to latents [T, B, 1, D]; N is a multiple of `frame_size`."""
     c, bands, taps = config.channels, config.bands, config.kernel_time
+    norm, activation = NORMS[config.norm], ACTIVATIONS[config.activation]
+    stem = Stem if config.complex_stem else RealStem
     chain = Chain({"stft": Analysis(config)})
     for i, stride in enumerate(config.strides):
         if i == 0:
-            chain["down0"] = Stem(c[0], c[1], bands[1], taps, stride[1])
+            chain["down0"] = stem(c[0], c[1], bands[1], taps, stride[1], activation)
         else:
-            chain[f"down{i}"] = Down(c[i], c[i + 1], bands[i + 1], taps, stride)
-        chain[f"rnn{i}"] = RNN2D(c[i + 1], bands[i + 1])
+            chain[f"down{i}"] = Down(c[i], c[i + 1], bands[i + 1], taps, stride, activation)
+        if i in config.recurrent_levels:
+            chain[f"rnn{i}"] = RNN2D(c[i + 1], bands[i + 1], norm, activation)
     return chain
 
 
 def decoder(config: CodecConfig) -> Chain:
     """Latents [T, B, 1, D] to audio [B, T·frame_size], `delay_samples` late: the encoder's mirror."""
     c, bands, taps = config.channels, config.bands, config.kernel_time
+    norm, activation = NORMS[config.norm], ACTIVATIONS[config.activation]
     chain = Chain()
     for i, stride in reversed(list(enumerate(config.strides))):
-        chain[f"rnn{i}"] = RNN2D(c[i + 1], bands[i + 1])
-        chain[f"up{i}"] = Up(c[i + 1], c[i], bands[i + 1], taps, stride)
+        if i in config.recurrent_levels:
+            chain[f"rnn{i}"] = RNN2D(c[i + 1], bands[i + 1], norm, activation)
+        chain[f"up{i}"] = Up(c[i + 1], c[i], bands[i + 1], taps, stride, activation)
     chain["conv"] = ComplexConv(c[0], bands[0])
     chain["istft"] = Synthesis(config)
     return chain
@@ -63,13 +68,14 @@ class SpecTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = encoder(config)
-        self.quantizer = ResidualVQ(config.latent_dim, config.num_codebooks, config.codebook_size, config.codebook_dim)
+        self.quantizer = quantizer(config)
         self.norm = FLNorm()
         self.decoder = decoder(config)
 
     def freeze_encoder(self, frozen: bool = True) -> None:
         """Keep encoder and quantiser, and so every code, as they are while the decoder goes on learning."""
         self.encoder.requires_grad_(not frozen)
+        self.encoder.train(self.training and not frozen)  # BatchNorm's statistics would move
         self.quantizer.requires_grad_(not frozen)
 
     def latents(self, audio: Tensor, state: State) -> tuple[Tensor, State]:

@@ -38,6 +38,14 @@ def expand(s_c: Tensor) -> Tensor:
     return s_c * (s_c.square().sum(-1, keepdim=True) + FLOOR**2).sqrt()
 
 
+def unchanged(s: Tensor) -> Tensor:
+    """Neither DRC nor DRE (p = 1, ablation)."""
+    return s
+
+
+CURVES = {2.0: (compress, expand), 1.0: (unchanged, unchanged)}  # p: DRC and DRE
+
+
 class Analysis(nn.Module):
     """Samples [B, n·hop] to spectrum [n, B, bins, 2], after DRC. State [B, overlap]: the last samples seen."""
 
@@ -45,7 +53,7 @@ class Analysis(nn.Module):
 
     def __init__(self, config: CodecConfig):
         super().__init__()
-        self.config = config
+        self.config, self.compress = config, CURVES[config.compression][0]
         self.register_buffer("matrix", torch.tensor(dft_matrices(config)[0], dtype=torch.float32), persistent=False)
 
     def initial_state(self, batch: int) -> Tensor:
@@ -60,7 +68,7 @@ class Analysis(nn.Module):
 
     def forward(self, audio: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         spectrum, state = self.stft(audio, state)
-        return compress(spectrum), state
+        return self.compress(spectrum), state
 
 
 class Synthesis(nn.Module):
@@ -70,7 +78,7 @@ class Synthesis(nn.Module):
 
     def __init__(self, config: CodecConfig):
         super().__init__()
-        self.config = config
+        self.config, self.expand = config, CURVES[config.compression][1]
         self.register_buffer("matrix", torch.tensor(dft_matrices(config)[1], dtype=torch.float32), persistent=False)
 
     def initial_state(self, batch: int) -> Tensor:
@@ -83,4 +91,4 @@ class Synthesis(nn.Module):
         return (head + late[:-1]).transpose(0, 1).flatten(1), late[-1]
 
     def forward(self, s_c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self.istft(expand(s_c), state)
+        return self.istft(self.expand(s_c), state)

@@ -99,6 +99,8 @@ def open_audio(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
             if isinstance(path, (str, Path)) and not Path(path).exists():
                 raise AudioError(f"{name}: no such file") from error
             raise AudioError(f"{name}: not audio that can be read ({getattr(error, 'error_string', error)})") from error
+        if file.seekable():
+            file.seek(0)  # as soundfile.read does: an MP3's last bits, and with them now and then a code, depend on it
         yield file
 
 

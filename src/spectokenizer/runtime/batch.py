@@ -82,14 +82,14 @@ class _Batch(Generic[S]):
 class EncoderBatch(_Batch[Encoder]):
     """Samples of many streams in, codes out."""
 
-    def join(self, bitrate: float | None = 4000) -> int:
+    def join(self, bitrate: float | None = None) -> int:
         """A slot with a new stream. Raises StreamError when all are taken, BitrateError as `Codec.encoder`."""
         self.codec.codebooks_for(bitrate)
         slot, row = self._room("encoder")
         self.streams[slot] = Encoder(self.codec, bitrate, row)
         return slot
 
-    def reset(self, slot: int, bitrate: float | None = 4000) -> None:
+    def reset(self, slot: int, bitrate: float | None = None) -> None:
         """Begin a new stream in the same slot."""
         self.codec.codebooks_for(bitrate)
         self.leave(slot)

@@ -20,6 +20,8 @@ from .audio import Audio, check_rate, resample, to_mono
 from .network import CONFIG, Network
 from .streams import Decoder, Encoder
 
+DEFAULT_BITRATE = 4000
+
 
 @dataclass(frozen=True)
 class Info:
@@ -38,6 +40,11 @@ class Info:
     parameters: int  # as counted in the paper
     macs_per_second: int  # true multiply-accumulates, encoder and decoder
     model_hash: str
+
+    @property
+    def default_bitrate(self) -> int:
+        """What is meant where no bitrate is given: 4 kbit/s, or the highest of a model that has not got that."""
+        return DEFAULT_BITRATE if DEFAULT_BITRATE in self.bitrates else self.bitrates[-1]
 
 
 class Codec:
@@ -72,23 +79,23 @@ class Codec:
         return Entropy.load(path) if path.is_file() else None
 
     def codebooks_for(self, bitrate: float | None) -> int:
-        """How many codebooks make up `bitrate` bits per second (all, for None). Raises BitrateError for one between steps."""
+        """How many codebooks make up `bitrate` bits per second (`default_bitrate`, for None). Raises BitrateError for one between steps."""
         rates = self.info.bitrates
         if bitrate is None:
-            return self.info.num_codebooks
+            bitrate = self.info.default_bitrate
         if bitrate not in rates:
             steps = f"{rates[0]} to {rates[-1]} in steps of {rates[0]}" if len(rates) > 1 else str(rates[0])
             raise BitrateError(f"bitrate {bitrate} bps; model '{self.info.name}' has {steps}")
         return rates.index(round(bitrate)) + 1
 
-    def encode(self, audio: npt.ArrayLike, sample_rate: float, bitrate: float | None = 4000) -> Codes:
+    def encode(self, audio: npt.ArrayLike, sample_rate: float, bitrate: float | None = None) -> Codes:
         """Float (−1…1) or int16 samples, [N] or [C, N] (mixed to mono), at any rate (resampled) to `Codes` [K, T].
 
         Raises AudioError for audio that cannot be used, BitrateError for a bitrate the model does not have.
         """
         return self.encode_batch([audio], sample_rate, bitrate)[0]
 
-    def encode_batch(self, clips: Sequence[npt.ArrayLike], sample_rate: float, bitrate: float | None = 4000) -> list[Codes]:
+    def encode_batch(self, clips: Sequence[npt.ArrayLike], sample_rate: float, bitrate: float | None = None) -> list[Codes]:
         """Several clips of any lengths at once; the codes are those of `encode` on each alone."""
         info, k = self.info, self.codebooks_for(bitrate)
         rate = check_rate(sample_rate)
@@ -128,7 +135,7 @@ class Codec:
             raise CodesError(f"{num_samples} samples asked of {decoder.num_frames} frames, which hold {len(audio)}")
         return audio[:num_samples]
 
-    def encoder(self, bitrate: float | None = 4000) -> Encoder:
+    def encoder(self, bitrate: float | None = None) -> Encoder:
         """A stream from samples at the model's rate to codes."""
         return Encoder(self, bitrate)
 

@@ -89,7 +89,7 @@ def encode_file(
     codec: Codec,
     source: str | Path | BinaryIO,
     sink: str | Path | BinaryIO,
-    bitrate: float | None = 4000,
+    bitrate: float | None = None,
     progress: Progress | None = None,
     *,
     metadata: Mapping[str, str] | None = None,

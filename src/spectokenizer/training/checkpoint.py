@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..config import CodecConfig
-from ..errors import ModelError
-from ..model.spectokenizer import SpecTokenizer
+from ..errors import ConfigError, ModelError
+from ..model.spectokenizer import SpecTokenizer, build
 
 STATE = "state.pt"  # everything needed to go on; for this machine, read with weights_only
 WEIGHTS = "weights.safetensors"  # averaged weights; for people
@@ -66,6 +66,32 @@ def load_model(folder: str | Path) -> SpecTokenizer:
     except (KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder}: weights and configuration do not fit ({error})") from error
     return model.eval()
+
+
+def begin_with(folder: str | Path, config: CodecConfig, seed: int = 0) -> tuple[SpecTokenizer, str]:
+    """A model of `config` with the weights in a folder, and what of the codec differs there ("" when nothing does).
+
+    Where anything differs but the name, only encoder and decoder are taken, if all their tensors fit; the quantiser is a fresh one.
+    Raises ConfigError when they do not.
+    """
+    source = load_model(folder)
+    settings, found = config.to_dict(), source.config.to_dict()
+    differing = [name for name in {**settings, **found} if name != "name" and settings.get(name) != found.get(name)]
+    model = build(config, seed)
+    if not differing:
+        model.load_state_dict(source.state_dict())
+        return model, ""
+    differs = "; ".join(f"{name} {getattr(source.config, name)} instead of {getattr(config, name)}" for name in differing)
+    for side in ("encoder", "decoder"):
+        tensors = getattr(source, side).state_dict()
+        wanted = {name: value.shape for name, value in getattr(model, side).state_dict().items()}
+        given = {name: value.shape for name, value in tensors.items()}
+        if given != wanted:
+            name = next(name for name in {**wanted, **given} if wanted.get(name) != given.get(name))
+            shapes = " instead of ".join("none" if s is None else str(tuple(s)) for s in (given.get(name), wanted.get(name)))
+            raise ConfigError(f"{folder} holds another network: {differs}; {side}.{name} is {shapes}")
+        getattr(model, side).load_state_dict(tensors)
+    return model, differs
 
 
 def load_about(folder: str | Path) -> dict[str, Any]:

@@ -66,7 +66,9 @@ class TrainConfig:
     ema_decay: float = 0.999
     quantizer_dropout: float = 0.5
     frame_loss: float = 0.0  # of the quantised clips lose frames on the way to the decoder, in bursts
-    init_batches: int = 50  # whose latents initialise the codebooks
+    expire: bool = True  # entries that nothing chooses are replaced (rvq, vq)
+    data_pool: bool = True  # by past latents rather than by the batch's (vq)
+    init_batches: int = 50  # whose latents initialise the codebooks; more where a codebook has fewer than 4 latents per entry (vq)
     log_every: int = 20
     validate_every: int = 1000
     validation_share: float = 0.01  # of the clips, when no validation data is given
@@ -134,6 +136,10 @@ class TrainConfig:
                 )
         if built.segment_length < built.codec.frame_size or built.batch_size < 1:
             raise ConfigError("batch_size must be at least 1 and segment_seconds at least one frame")
+        if not built.expire and built.codec.quantizer == "fsq":
+            raise ConfigError("expire is off, but fsq has no entries that could expire; it is for rvq and vq")
+        if not built.data_pool and built.codec.quantizer != "vq":
+            raise ConfigError(f"data_pool is off, but {built.codec.quantizer} has none; it is for vq")
         if not isinstance(built.tensorboard_audio, int) or built.tensorboard_audio < 0:
             raise ConfigError(f"tensorboard_audio is {built.tensorboard_audio!r}; give a number of clips, or 0 for none")
         return built
@@ -141,4 +147,4 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
         values.pop("raw")
-        return values
+        return {**values, "codec": self.codec.to_dict()}

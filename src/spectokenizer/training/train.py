@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class State:
             run,
             {
                 "model": _plain(self.model).state_dict(),
+                "quantizer_memory": _plain(self.model).quantizer.memory(),
                 "averaged": self.averaged.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "balancer": self.balancer.state_dict(),
@@ -73,6 +75,7 @@ class State:
 
     def load(self, saved: dict[str, Any]) -> None:
         _plain(self.model).load_state_dict(saved["model"])
+        _plain(self.model).quantizer.load_memory(saved.get("quantizer_memory", {}))
         self.averaged.load_state_dict(saved["averaged"])
         for optimizer, values in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(values)
@@ -183,13 +186,23 @@ def weighted(values: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
 
 
 def usage(codes: Tensor, codebook_size: int) -> list[dict[str, float]]:
-    """Utilisation (share of entries used), perplexity and entropy (bits) of each codebook, from codes [N, K]."""
+    """Utilisation (share of entries used), perplexity and entropy (bits) of each codebook, from codes [N, K], and from how many tokens.
+
+    Few tokens cannot show many entries: utilisation is at most tokens / entries, and perplexity at most the smaller of both.
+    """
     out = []
     for column in codes.T:
         counts = torch.bincount(column[column < codebook_size], minlength=codebook_size).double()
         p = counts[counts > 0] / counts.sum().clamp(min=1)
         entropy = float(-(p * p.log2()).sum())
-        out.append({"utilisation": float((counts > 0).double().mean()), "perplexity": 2**entropy, "entropy": entropy})
+        out.append(
+            {
+                "utilisation": float((counts > 0).double().mean()),
+                "perplexity": 2**entropy,
+                "entropy": entropy,
+                "tokens": float(counts.sum()),
+            }
+        )
     return out
 
 
@@ -201,9 +214,7 @@ def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage
     rows = clips.batch(min(len(clips), 32), length, np.random.default_rng(1))
     x = torch.from_numpy(augment.set_level(rows, np.random.default_rng(2))).to(next(model.parameters()).device)
     out: dict[str, float] = {}
-    for k in [1, 3, 8, c.num_codebooks] if stage.quantize else [0]:
-        if k > c.num_codebooks:
-            continue
+    for k in sorted({min(k, c.num_codebooks) for k in (1, 3, 8, c.num_codebooks)}) if stage.quantize else [0]:
         active = torch.full((len(x),), k, device=x.device) if k else None
         generator = torch.Generator().manual_seed(0)
         values, y, codes = compute_losses(model, x, stage, active, False, generator, c.sample_rate)
@@ -219,10 +230,11 @@ def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage
 def _refuse_collapse(measured: dict[str, float], config: TrainConfig, stage: Stage, stage_step: int) -> None:
     """A codebook that says next to nothing after a thousand steps will not recover by itself."""
     for i in range(config.codec.num_codebooks):
-        perplexity = measured.get(f"codebook{i}/perplexity")
-        if perplexity is not None and stage_step > 1000 and perplexity < 0.02 * config.codec.codebook_size:
+        perplexity, size = measured.get(f"codebook{i}/perplexity"), config.codec.codebook_size
+        possible = min(size, measured.get(f"codebook{i}/tokens", size))  # with fewer tokens than entries
+        if perplexity is not None and stage_step > 1000 and perplexity < 0.02 * possible:
             raise TrainingError(
-                f"codebook {i} collapsed in stage '{stage.name}': perplexity {perplexity:.1f} of {config.codec.codebook_size}; "
+                f"codebook {i} collapsed in stage '{stage.name}': perplexity {perplexity:.1f} of {possible:.0f}; "
                 "lower the learning rate or raise the commitment weight, and start this stage again"
             )
 
@@ -243,7 +255,8 @@ def run(
 
     `source`, `validation` and `noise` are what `data.find` takes; without `noise`, noise to augment with is made.
 
-    `init` is a folder with the weights to begin with, codebooks and all: `models/mini`, or another run's.
+    `init` is a folder with the weights to begin with, codebooks and all: `models/mini`, or another run's. A codec with the same
+    network's weights but, say, another quantiser gives only those; codebooks then start where the first quantised stage does.
 
     The folder gets `weights.safetensors` and `config.json` (averaged weights), `state.pt` (to go on), `metrics.jsonl`
     and TensorBoard events. Stops cleanly at Ctrl-C, SIGTERM or `max_steps`.
@@ -282,9 +295,14 @@ def run(
         segments = clips.batch(config.batch_size, config.segment_length, rng)
         return torch.from_numpy(augmentation(segments, rng)).to(fabric.device)
 
-    model = build(config.codec, config.seed) if init is None else checkpoint.load_model(init).train()
-    if model.config != config.codec:
-        raise ConfigError(f"{init} holds the codec {model.config}, the training file wants {config.codec}")
+    if init is None:
+        model, fresh = build(config.codec, config.seed), True
+    else:
+        model, differs = checkpoint.begin_with(init, config.codec, config.seed)
+        fresh = bool(differs)
+        if fresh:
+            console.print(f"encoder and decoder are those of {init}, the quantiser starts afresh; there: {differs}")
+    model.quantizer.expire, model.quantizer.data_pool = config.expire, config.data_pool
     averaged = AveragedModel(model, multi_avg_fn=exponential_average(config.ema_decay)).to(fabric.device)
     optimizers = make_optimizers(model, config)
     wrapped, *wrapped_optimizers = fabric.setup(model, *optimizers)
@@ -316,7 +334,8 @@ def run(
     total = min(config.steps, max_steps or config.steps)
     last_save = last_log = time.monotonic()
     sums: dict[str, float] = {}
-    seen: list[Tensor] = []
+    tokens_per_step = config.batch_size * config.segment_length // c.frame_size
+    seen: deque[Tensor] = deque(maxlen=max(config.log_every, -(-4 * c.codebook_size // tokens_per_step)))  # 4 tokens per entry or more
     columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
@@ -330,7 +349,7 @@ def run(
             stage, stage_step = config.stage_at(state.step)
             rng = np.random.default_rng([config.seed, rank, state.step, state.rollbacks])
             torch.manual_seed(config.seed + state.step)  # a resumed run draws what an uninterrupted one would have drawn
-            if state.step == config.first_quantized_step and init is None:
+            if state.step == config.first_quantized_step and fresh:
                 _initialize_codebooks(state, draw_batch, config, rng)
             if stage.freeze_encoder and stage_step == 0:  # what is frozen are the averaged weights, those that are exported
                 _plain(state.model).load_state_dict(state.averaged.module.state_dict())
@@ -353,7 +372,8 @@ def run(
             loss = state.balancer(values, stage.losses, y) if config.balance else weighted(values, stage.losses)
             if not _all_finite(fabric, loss):
                 _roll_back(state, out, stage)
-                sums, seen = {}, []
+                sums = {}
+                seen.clear()
                 continue
             quality = losses.si_sdr(x[:, : y.shape[1]], y.detach()).mean()
             fabric.backward(loss)
@@ -377,13 +397,13 @@ def run(
                 logged["audio_seconds"] = state.seconds
                 logged["audio_seconds_per_second"] = config.log_every * x.numel() / c.sample_rate * fabric.world_size / (now - last_log)
                 if seen:
-                    use = usage(torch.cat(seen).cpu(), c.codebook_size)
+                    use = usage(torch.cat([*seen]).cpu(), c.codebook_size)
                     logged["utilisation_min"] = min(u["utilisation"] for u in use)
                     logged["perplexity_mean"] = float(np.mean([u["perplexity"] for u in use]))
                 log("train", logged)
                 names = " ".join(f"{key} {logged[key]:.4g}" for key in values)
                 bar.update(task, status=f"{stage.name}: {names} | {logged['audio_seconds_per_second']:.1f} s/s")
-                sums, seen, last_log = {}, [], now
+                sums, last_log = {}, now
             bar.update(task, completed=state.step)
 
             if state.step % config.validate_every == 0 or state.step == total:
@@ -443,8 +463,8 @@ def _initialize_codebooks(
     state: State, draw_batch: Callable[[np.random.Generator], Tensor], config: TrainConfig, rng: np.random.Generator
 ) -> None:
     model = _plain(state.model)
-    latents = []
-    for _ in range(config.init_batches):
+    latents: list[Tensor] = []
+    while len(latents) < config.init_batches or sum(map(len, latents)) < model.quantizer.wanted:
         x = draw_batch(rng)
         z, _ = model.latents(x, model.encoder.initial_state(len(x)))
         latents.append(z.flatten(0, 2))

@@ -1,0 +1,212 @@
+"""Trials side by side with a worker that only pretends: each once, failures apart, kills and other machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("torch")
+pytest.importorskip("rich")
+
+from spectokenizer.errors import ConfigError
+from spectokenizer.experiments import run as running
+from spectokenizer.experiments.claims import Claim
+from spectokenizer.experiments.run import BUSY, Sources, jobs, make_voices, prepare, run
+from spectokenizer.experiments.trials import ABLATION, MINIATURISE
+
+PRETENDER = """
+import json, os, signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+json.loads(sys.argv[2])
+name = folder.name
+with open(folder.parent / "calls", "a") as calls:
+    calls.write(name + " " + os.environ.get("CUDA_VISIBLE_DEVICES", "-") + " " + os.environ["OMP_NUM_THREADS"] + chr(10))
+if name.startswith("relu"):
+    sys.exit("Error: this one cannot")
+if name.startswith("no-mpd") and not (folder / "second").exists():
+    (folder / "second").touch()
+    sys.exit(75)
+if (folder.parent / "slow").exists():
+    def save(*_):
+        (folder / "saved").touch()
+        sys.exit(130)
+    signal.signal(signal.SIGTERM, save)
+    (folder / "ready").touch()
+    time.sleep(60)
+key = json.loads((folder / "settings.json").read_text())["key"]
+(folder / "result.json").write_text(json.dumps({"key": key, "trial": name.rpartition("-")[0], "seed": int(name[-1])}))
+"""
+
+
+@pytest.fixture
+def sources(tmp_path):
+    for name in ("train", "held"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a.wav", np.zeros(1000), 16000)
+    return Sources(str(tmp_path / "train"), str(tmp_path / "held"))
+
+
+@pytest.fixture
+def command(tmp_path):
+    (tmp_path / "pretender.py").write_text(PRETENDER)
+    return [sys.executable, "-S", str(tmp_path / "pretender.py")]
+
+
+def calls(work, name="ablation"):
+    path = work / name / "calls"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_seeds():
+    sources = Sources("tests/data", "tests/data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "fingerprint", lambda source: {"files": 1, "digest": source})
+        names = lambda *a: [job.folder.name for job in jobs(ABLATION, sources, *a, work=running.Path("w"))]  # noqa: E731
+        few, many = names((0, 1), False), names((0, 1), True)
+        assert len(few) == 9 and few[0] == "full-seed0" and few[-1] == "full-seed1"
+        assert len(many) == 16
+        with pytest.raises(ConfigError, match="each once"):
+            names((0, 0), False)
+
+
+def test_all_once_failures_apart_and_skipped_when_done(tmp_path, sources, command):
+    todo = jobs(ABLATION, sources, (0, 1), False, tmp_path)
+    outcome = run(todo, sources, 3, ["0", "5"], show=False, command=command)
+    assert [r["trial"] for r in outcome.results] == [j.trial.name for j in todo if j.trial.name != "relu"]
+    assert [(f.trial, f.reason) for f in outcome.failures] == [("relu-seed0", "Error: this one cannot")]
+    made = calls(tmp_path)
+    assert sorted(name for name, _, _ in made) == sorted([j.folder.name for j in todo] + ["no-mpd-seed0"])  # that one said it was busy
+    assert {gpu for _, gpu, _ in made} == {"0", "5"} and {threads for _, _, threads in made} == {"1"}
+    again = run(todo, sources, 3, show=False, command=command)
+    assert again.results == outcome.results
+    assert [name for name, _, _ in calls(tmp_path)[len(made) :]] == ["relu-seed0"]
+
+
+def test_other_settings_are_refused_with_the_remedy(tmp_path, sources, command):
+    todo = jobs(MINIATURISE, sources, (0,), False, tmp_path)
+    run(todo, sources, 2, show=False, command=command)
+    other = jobs(MINIATURISE.with_steps(50), sources, (0,), False, tmp_path)
+    with pytest.raises(ConfigError, match=r"recipe\.stage\.0\.steps 2100 there, 8 here.*give another --work, or delete"):
+        run(other, sources, 2, show=False, command=command)
+    soundfile.write(tmp_path / "held" / "b.wav", np.zeros(1000), 16000)
+    with pytest.raises(ConfigError, match=r"validation\.digest"):
+        run(jobs(MINIATURISE, sources, (0,), False, tmp_path), sources, 2, show=False, command=command)
+
+
+def test_data_is_known_by_what_it_is_not_by_where(tmp_path, sources):
+    moved = tmp_path / "moved"
+    (tmp_path / "train").rename(moved)
+    elsewhere = dataclasses.replace(sources, data=str(moved))
+    moved_jobs = jobs(MINIATURISE, elsewhere, (0,), False, tmp_path)
+    (tmp_path / "train").mkdir()
+    soundfile.write(tmp_path / "train" / "a.wav", np.zeros(1000), 16000)
+    assert [j.key for j in moved_jobs] == [j.key for j in jobs(MINIATURISE, sources, (0,), False, tmp_path)]
+
+
+def test_waits_for_what_another_machine_does(tmp_path, sources, command):
+    todo = jobs(MINIATURISE, sources, (0,), False, tmp_path)
+    prepare(todo[0])
+    claim = Claim.take(todo[0].folder)
+
+    def finish():
+        time.sleep(1)
+        result = {"key": todo[0].key, "trial": todo[0].trial.name, "seed": 0}
+        (todo[0].folder / "result.json").write_text(json.dumps(result))
+        claim.release()
+
+    other = threading.Thread(target=finish)
+    other.start()
+    outcome = run(todo, sources, 2, show=False, command=command)
+    other.join()
+    assert len(outcome.results) == 5 and not outcome.failures
+    assert len(calls(tmp_path, "miniaturise")) == 4
+
+
+def test_an_interrupt_lets_them_save(tmp_path, sources, command, monkeypatch):
+    todo = jobs(MINIATURISE, sources, (0,), False, tmp_path)
+    (tmp_path / "miniaturise").mkdir()
+    (tmp_path / "miniaturise" / "slow").touch()
+    sleep, pressed = time.sleep, []
+
+    def interrupt(seconds):
+        sleep(seconds)
+        if not pressed and sum((job.folder / "ready").exists() for job in todo) == 2:
+            pressed.append(True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(running.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(todo, sources, 2, show=False, command=command)
+    monkeypatch.undo()
+    assert [(job.folder / "saved").exists() for job in todo] == [True, True, False, False, False]
+    (tmp_path / "miniaturise" / "slow").unlink()
+    assert len(run(todo, sources, 2, show=False, command=command).results) == 5
+
+
+def test_a_claimed_folder_is_left_alone(tmp_path, sources):
+    job = jobs(MINIATURISE, sources, (0,), False, tmp_path)[0]
+    prepare(job)
+    with Claim.take(job.folder):
+        assert running.attempt(job.folder, sources) == BUSY
+    assert not (job.folder / "run").exists()
+
+
+def test_steps_are_read_from_a_log_that_is_being_written(tmp_path, sources):
+    job = jobs(MINIATURISE, sources, (0,), False, tmp_path)[0]
+    assert job.steps_done() == 0
+    (job.folder / "run").mkdir(parents=True)
+    log = job.folder / "run" / "metrics.jsonl"
+    log.write_text('{"kind": "train", "step": 20}\n{"kind": "train", "step": 40}\n{"kind": "tr')
+    assert job.steps_done() == 40
+    log.write_text('{"kind": "tr')
+    assert job.steps_done() == 0
+
+
+def test_a_worker_killed_in_training_goes_on(tmp_path, python):
+    """The real worker: killed hard once it has saved, then started again by the command that found its claim dead."""
+    sources = make_voices(tmp_path / "audio")
+    experiment = MINIATURISE.smoke().with_steps(16)
+    experiment = dataclasses.replace(experiment, trials=experiment.trials[:1], reference="mmac20")
+    experiment = dataclasses.replace(experiment, training={**experiment.training, "save_minutes": 0.0})
+    (job,) = jobs(experiment, sources, (0,), False, tmp_path)
+    prepare(job)
+    with (job.folder / "log.txt").open("wb") as log:
+        worker = subprocess.Popen([*running.WORKER, str(job.folder), json.dumps(dataclasses.asdict(sources))], stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while job.steps_done() < 2 or not (job.folder / "run" / "state.pt").exists():
+            assert worker.poll() is None and time.monotonic() < deadline, (job.folder / "log.txt").read_text()
+            time.sleep(0.05)
+        worker.kill()
+        worker.wait()
+    assert job.result() is None and list(job.folder.glob("claim-*"))
+    outcome = run([job], sources, 1, show=False)
+    assert not outcome.failures and "going on at step" in (job.folder / "log.txt").read_text()
+    assert outcome.results[0]["steps"] == 16 and len(outcome.results[0]["clips"]) == 2
+    assert not list(job.folder.glob("claim-*"))
+
+
+def test_the_torch_system_is_the_model(tmp_path, tiny_model, speech):
+    """Output as long as the input and in time with it; fewer codebooks are the first ones."""
+    torch = pytest.importorskip("torch")
+    from spectokenizer.training.checkpoint import save_model
+
+    save_model(tmp_path, tiny_model, tiny_model.config, {})
+    whole, half = (running.TorchSystem.load(tmp_path, k).process(speech, 16000) for k in (4, 2))
+    assert whole.audio.shape == speech.shape
+    np.testing.assert_array_equal(whole.codes[:2], half.codes)
+    assert half.payload_bits == half.codes.size * 6
+    frames = whole.codes.shape[1]
+    padded = torch.zeros(1, frames * 320)
+    padded[0, : len(speech)] = torch.from_numpy(speech.copy())
+    with torch.no_grad():
+        output, _, _ = tiny_model(padded)
+    np.testing.assert_allclose(whole.audio, output[0, : len(speech)].numpy(), atol=1e-4)
