@@ -152,7 +152,7 @@ def test_streams_instead_of_names(codec: Codec, speech: np.ndarray, stk: Path) -
 def test_progress(codec: Codec, speech: np.ndarray, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.tile(speech, 10), RATE)
     seen: list[tuple[float | None, float]] = []
-    files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", None, lambda *p: seen.append(p))
+    files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", codec.info.bitrates[-1], lambda *p: seen.append(p))
     shares, seconds = zip(*seen, strict=True)
     assert len(seen) == 3 and shares[-1] == 1 and list(seconds) == sorted(seconds)
     files.decode_file(codec, tmp_path / "a.stk", tmp_path / "b.wav", progress=lambda *p: seen.append(p))
@@ -230,7 +230,10 @@ def test_into_a_named_pipe(codec: Codec, speech: np.ndarray, stk: Path, tmp_path
 def test_an_output_appears_only_when_complete(codec: Codec, speech: np.ndarray, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.tile(speech, 10), RATE)
     for action, output in [
-        (lambda progress: files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", None, progress), tmp_path / "a.stk"),
+        (
+            lambda progress: files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", codec.info.bitrates[-1], progress),
+            tmp_path / "a.stk",
+        ),
         (lambda progress: files.decode_file(codec, tmp_path / "a.stk", tmp_path / "b.wav", progress=progress), tmp_path / "b.wav"),
     ]:
 

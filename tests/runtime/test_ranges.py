@@ -262,11 +262,11 @@ def test_entropy_coded_files(codec: Codec, tmp_path: Path, monkeypatch: pytest.M
     audio = np.concatenate([np.zeros(8 * RATE), 0.1 * rng.standard_normal(2 * RATE)])
     soundfile.write(tmp_path / "a.wav", audio, RATE, "FLOAT")
     with pytest.raises(ModelError, match="no tables for entropy coding; encode without it"):
-        files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", None, entropy=True)
+        files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", codec.info.bitrates[-1], entropy=True)
     assert not (tmp_path / "a.stk").exists()
     files.encode_file(codec, tmp_path / "a.wav", tmp_path / "plain.stk", codec.info.bitrates[-1])
     monkeypatch.setattr(codec, "entropy", Deflate(codec.info.bits_per_code), raising=False)
-    files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", None, entropy=True)
+    files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", codec.info.bitrates[-1], entropy=True)
     data, plain = (tmp_path / "a.stk").read_bytes(), (tmp_path / "plain.stk").read_bytes()
     assert len(data) < 0.8 * len(plain)
     assert {packet.coded for packet in Reader(io.BytesIO(data)).raw()} == {False, True}

@@ -31,7 +31,7 @@ from spectokenizer.runtime import audio, files
 audio.blocks.__defaults__ = (0.5,)  # as if everything were twenty times as long
 files.CHECKPOINT_SECONDS = 1.0
 codec = spectokenizer.load(sys.argv[1])
-report = files.encode_file(codec, sys.argv[2], sys.argv[3], None, metadata={"title": "x"}, **{name: True for name in sys.argv[4:]})
+report = files.encode_file(codec, sys.argv[2], sys.argv[3], codec.info.bitrates[-1], metadata={"title": "x"}, **{name: True for name in sys.argv[4:]})
 print(report.warnings)
 """
 
@@ -139,12 +139,12 @@ def broken_off(codec: Codec, folder: Path, at: float, **options: Any) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        files.encode_file(codec, folder / "a.wav", folder / "a.stk", None, stop, resume=True, **options)
+        files.encode_file(codec, folder / "a.wav", folder / "a.stk", codec.info.bitrates[-1], stop, resume=True, **options)
     assert not (folder / "a.stk").exists()
 
 
 def encoded(codec: Codec, folder: Path, name: str = "whole.stk", **options: Any) -> bytes:
-    files.encode_file(codec, folder / "a.wav", folder / name, None, **options)
+    files.encode_file(codec, folder / "a.wav", folder / name, codec.info.bitrates[-1], **options)
     return (folder / name).read_bytes()
 
 
@@ -193,19 +193,19 @@ def test_what_does_not_belong_together_is_encoded_from_the_start(
     broken_off(codec, tmp_path, 3)
     change(tmp_path)
     options: dict[str, Any] = {"metadata": {"a": "b"}} if "options" in request.node.name else {}
-    report = files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", None, resume=True, **options)
+    report = files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", codec.info.bitrates[-1], resume=True, **options)
     assert any("encoded from the start" in warning for warning in report.warnings)
     assert (tmp_path / "a.stk").read_bytes() == encoded(codec, tmp_path, **options)
 
 
 def test_nothing_to_resume(codec: Codec, speech: np.ndarray, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", speech, RATE)
-    assert files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", None, resume=True).warnings == []
+    assert files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", codec.info.bitrates[-1], resume=True).warnings == []
     assert (tmp_path / "a.stk").read_bytes() == encoded(codec, tmp_path)
     for options in ({"append": True, "resume": True}, {"sink": io.BytesIO(), "append": True}, {"sink": io.BytesIO(), "resume": True}):
         sink = options.pop("sink", tmp_path / "b.stk")
         with pytest.raises(ConfigError):
-            files.encode_file(codec, tmp_path / "a.wav", sink, None, **options)  # type: ignore[arg-type]
+            files.encode_file(codec, tmp_path / "a.wav", sink, codec.info.bitrates[-1], **options)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_that_cannot_be_written_is_no_reason_to_stop(
@@ -246,7 +246,7 @@ def test_an_append_that_fails_changes_nothing(codec: Codec, speech: np.ndarray, 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", None, stop, append=True)
+        files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", codec.info.bitrates[-1], stop, append=True)
     assert (tmp_path / "a.stk").read_bytes() == before
     other, sink = tmp_path / "other.stk", io.BytesIO()
     header = files.header_of(codec, 1)
@@ -261,7 +261,7 @@ def test_an_append_that_fails_changes_nothing(codec: Codec, speech: np.ndarray, 
     ]:
         other.write_bytes(data)
         with pytest.raises(error):
-            files.encode_file(codec, tmp_path / "a.wav", other, None, append=True)
+            files.encode_file(codec, tmp_path / "a.wav", other, codec.info.bitrates[-1], append=True)
         assert other.read_bytes() == data
 
 
@@ -270,7 +270,7 @@ def test_append_to_almost_nothing(codec: Codec, speech: np.ndarray, tmp_path: Pa
     soundfile.write(tmp_path / "a.wav", speech, RATE)
     whole = encoded(codec, tmp_path)
     (tmp_path / "a.stk").write_bytes(whole[:size])
-    files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", None, append=True)
+    files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk", codec.info.bitrates[-1], append=True)
     assert (tmp_path / "a.stk").read_bytes() == whole
 
 
