@@ -121,8 +121,8 @@ def main() -> None:
         rng = np.random.default_rng(1)
         pair = (0.1 * rng.standard_normal((2, 16000))).astype(np.float32) * np.array([[1], [4]], np.float32)
         for name, codec in codecs.items():
-            alone = codec.encode(pair[0], 16000, None).array
-            together = codec.encode_batch(list(pair), 16000, None)[0].array
+            alone = codec.encode(pair[0], 16000, codec.info.bitrates[-1]).array
+            together = codec.encode_batch(list(pair), 16000, codec.info.bitrates[-1])[0].array
             console.print(f"{name}: {(alone == together).mean():.1%} of a clip's codes are the same alone and beside a louder clip")
         if options.data:
             files = sorted(path for path in options.data.rglob("*") if path.suffix in (".flac", ".wav"))

@@ -79,13 +79,13 @@ def by_value(codec: spectokenizer.Codec, streams: int, name: str) -> Case:
 
 
 def streamed(codec: spectokenizer.Codec, name: str) -> Case:
-    encoder, decoder = codec.encoder(None), codec.decoder()
+    encoder, decoder = codec.encoder(codec.info.bitrates[-1]), codec.decoder()
     return Case(f"{name}, Encoder/Decoder", 1, lambda audio: encoder.push(audio[0]), decoder.push)
 
 
 def batched(codec: spectokenizer.Codec, streams: int, name: str) -> Case:
     encoders, decoders = EncoderBatch(codec, streams), DecoderBatch(codec, streams)
-    slots = [(encoders.join(None), decoders.join()) for _ in range(streams)]
+    slots = [(encoders.join(codec.info.bitrates[-1]), decoders.join()) for _ in range(streams)]
 
     def encode(audio: np.ndarray) -> dict[int, np.ndarray]:
         for (slot, _), samples in zip(slots, audio, strict=True):
@@ -277,7 +277,7 @@ mark("numpy")
 OURS = """
 import spectokenizer
 codec = spectokenizer.load(sys.argv[2]); mark("import and load")
-encoder, decoder = codec.encoder(None), codec.decoder()
+encoder, decoder = codec.encoder(codec.info.bitrates[-1]), codec.decoder()
 codes = encoder.push(np.zeros(320, np.float32)); mark("first codes")
 decoder.push(codes); mark("first samples")
 print(json.dumps(marks))
@@ -311,7 +311,7 @@ import spectokenizer
 codec, kept = spectokenizer.load(sys.argv[2]), []
 for i in range(2200):
     if i == 200: before = held()
-    encoder, decoder = codec.encoder(None), codec.decoder()
+    encoder, decoder = codec.encoder(codec.info.bitrates[-1]), codec.decoder()
     decoder.push(encoder.push(np.zeros(320, np.float32)))
     kept.append((encoder, decoder))
 print(json.dumps({"process": (held() - before) / 2000}))
@@ -370,7 +370,7 @@ def main() -> None:
                 found.setdefault((kind, i), []).extend(calls(case, speech, turn * count, count, kind == "silence"))
         for name, each in codecs.items():
             start, clock = time.perf_counter(), time.thread_time()
-            each.decode(each.encode(speech, 16000, None))
+            each.decode(each.encode(speech, 16000, each.info.bitrates[-1]))
             offline[name].append((time.perf_counter() - start, time.thread_time() - clock))
         starts.setdefault("SpecTokenizer", []).append(child(OURS, str(codec.network.folder)))
         if options.lyra and not any("tflite" in line for line in absent):

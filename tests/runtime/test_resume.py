@@ -155,7 +155,13 @@ def test_any_number_of_times(codec: Codec, speech: np.ndarray, tmp_path: Path, q
     for at in (0.1, 1.1, 1.6, 3, 4.4, 4.9, 5.4):
         broken_off(codec, tmp_path, at, metadata={"a": "b"})
     report = files.encode_file(
-        codec, tmp_path / "a.wav", tmp_path / "a.stk", None, lambda _, done: seconds.append(done), metadata={"a": "b"}, resume=True
+        codec,
+        tmp_path / "a.wav",
+        tmp_path / "a.stk",
+        codec.info.bitrates[-1],
+        lambda _, done: seconds.append(done),
+        metadata={"a": "b"},
+        resume=True,
     )
     assert (tmp_path / "a.stk").read_bytes() == whole
     assert seconds[0] > 4 and report.warnings == []  # what was done was not done again

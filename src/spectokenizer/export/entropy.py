@@ -113,7 +113,7 @@ def encode_clips(
     rate, limit, done = codec.info.sample_rate, 3600 * hours, 0.0
     clips: Clips = []
     for batch in _batches(_pieces(paths, rate, skipped)):
-        clips += [codes.array for codes in codec.encode_batch(batch, rate, None)]
+        clips += [codes.array for codes in codec.encode_batch(batch, rate, codec.info.bitrates[-1])]
         done += sum(map(len, batch)) / rate
         progress(min(1.0, done / limit))
         if done >= limit:
