@@ -31,7 +31,8 @@ from spectokenizer.runtime import audio, files
 audio.blocks.__defaults__ = (0.5,)  # as if everything were twenty times as long
 files.CHECKPOINT_SECONDS = 1.0
 codec = spectokenizer.load(sys.argv[1])
-report = files.encode_file(codec, sys.argv[2], sys.argv[3], codec.info.bitrates[-1], metadata={"title": "x"}, **{name: True for name in sys.argv[4:]})
+rate = codec.info.bitrates[-1]
+report = files.encode_file(codec, sys.argv[2], sys.argv[3], rate, metadata={"title": "x"}, **{name: True for name in sys.argv[4:]})
 print(report.warnings)
 """
 
