@@ -108,7 +108,7 @@ export class Network {
 
   /**
    * Codes [t, K] of all codebooks, absent ones equal to codebook_size, to audio, and the state after it.
-   * @param {Int16Array} codes @param {State} state
+   * @param {Int16Array | Int32Array} codes @param {State} state
    */
   async decode(codes, state) {
     const k = this.config.num_codebooks;
