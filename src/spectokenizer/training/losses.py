@@ -8,6 +8,7 @@ as an ear does: in Bark bands, above the threshold of hearing and of masking, an
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from ..model.discriminators import Features
 
 RESOLUTIONS = ((320, 160), (512, 128), (1024, 256))  # (window, hop)
 MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  # (window, bands), hop = window/4
+BAND_EDGES = (0, 250, 500, 750, 1000, 1350, 1700, 2150, 2700, 3400)  # Hz, about two critical bands each
 MEL_FLOOR = 3e-5  # mean magnitude of a band, -90 dB of full scale: below it nothing is heard
 CODEC_SCALE = 100.0  # a full-scale sine in the codec's own spectrum
 LOUDNESS_BANDS, LOUDNESS_WINDOW = 49, 512  # P.862.2's numbers at 16 kHz
@@ -69,6 +71,24 @@ def spectral(x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> 
 def waveform(x: Tensor, y: Tensor) -> Tensor:
     """Root of the error's share of the signal's energy, mean over clips: 1 for silence, 0 for a perfect copy."""
     return ((y - x).square().mean(1) / (x.square().mean(1) + 1e-6) + 1e-6).sqrt().mean()
+
+
+def bands(x: Tensor, y: Tensor, sample_rate: int) -> Tensor:
+    """The error's share of the signal's energy in each band of `BAND_EDGES`, mean over bands and clips: 1 for silence.
+
+    `waveform` is ruled by the strongest partials, which lie below 1 kHz; here every band's phase counts as much as any other's.
+    """
+    bin_hz = sample_rate / 512
+    edges = [round(edge / bin_hz) for edge in BAND_EDGES]
+    with torch.no_grad():
+        reference = stft(x, 512, 128)
+        energy = torch.stack([part.abs().square().sum((1, 2)) for part in _split(reference, edges)])
+    error = torch.view_as_real(stft(y, 512, 128) - reference).square().sum(-1)
+    return (torch.stack([part.sum((1, 2)) for part in _split(error, edges)]) / (energy + 1e-6)).mean()
+
+
+def _split(spectrum: Tensor, edges: list[int]) -> list[Tensor]:
+    return [spectrum[:, low:high] for low, high in itertools.pairwise(edges)]
 
 
 def mel(x: Tensor, y: Tensor, sample_rate: int, scales: int = 2, generator: torch.Generator | None = None) -> Tensor:
@@ -139,6 +159,7 @@ def reconstruction(x: Tensor, y: Tensor, sample_rate: int, generator: torch.Gene
     """All reconstruction losses of output y [B, N] against x [B, N], unweighted."""
     return {
         "waveform": waveform(x, y),
+        "bands": bands(x, y, sample_rate),
         **spectral(x, y, generator),
         "mel": mel(x, y, sample_rate, generator=generator),
         "loudness": loudness(x, y, sample_rate),

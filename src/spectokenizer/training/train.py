@@ -349,7 +349,7 @@ def run(
             stage, stage_step = config.stage_at(state.step)
             rng = np.random.default_rng([config.seed, rank, state.step, state.rollbacks])
             torch.manual_seed(config.seed + state.step)  # a resumed run draws what an uninterrupted one would have drawn
-            if state.step == config.first_quantized_step and fresh:
+            if state.step == config.first_quantized_step and (fresh or state.step > 0):  # the latents before were others
                 _initialize_codebooks(state, draw_batch, config, rng)
             if stage.freeze_encoder and stage_step == 0:  # what is frozen are the averaged weights, those that are exported
                 _plain(state.model).load_state_dict(state.averaged.module.state_dict())
