@@ -19,6 +19,7 @@ LIBRARIES = {
     "visqol": ["visqol", "ai_edge_litert", "numba"],
     "si_sdr": [],
     "mel_distance": [],
+    "coherence": [],
     "dnsmos": ["speechmos", "librosa"],
     "plcmos": ["speechmos", "librosa"],
     "distillmos": ["distillmos", "torch"],
@@ -32,6 +33,7 @@ IDENTITY = {  # what a copy scores
     "visqol": {"visqol": (4.0, 5.0)},
     "si_sdr": {"si_sdr": (100, 100)},
     "mel_distance": {"mel_l1": (0, 0)},
+    "coherence": {"coherence_1k": (0.999, 1.001), "coherence_2k": (0.999, 1.001), "coherence_4k": (0.999, 1.001)},
     "speaker_similarity": {"speaker_similarity": (0.999, 1.001)},
     "f0": {"voicing_error": (0, 0), "f0_rmse": (0, 0)},
 }
@@ -124,6 +126,24 @@ def test_mel_distance_of_a_gain(voice):
     loud = voice + 0.1 * np.random.default_rng(1).normal(size=len(voice)).astype(np.float32)  # far above the floor everywhere
     assert METRICS["mel_distance"](loud, 10 * loud).values["mel_l1"] == pytest.approx(2, abs=1e-3)
     assert metrics.mel_filters().shape == (64, 257) and (metrics.mel_filters().sum(1) > 0).all()
+
+
+def test_coherence_tells_the_bands_apart():
+    rng = np.random.default_rng(0)
+    low, middle, high = (
+        np.convolve(rng.normal(size=2 * RATE), band, "same") for band in _band_passes([(100, 900), (1100, 1900), (2200, 3800)])
+    )
+    other = np.convolve(rng.normal(size=2 * RATE), _band_passes([(1100, 1900)])[0], "same")
+    values = METRICS["coherence"]((low + middle + high).astype(np.float32), (2 * low + other - high).astype(np.float32)).values
+    assert values["coherence_1k"] == pytest.approx(1, abs=0.01) and values["coherence_4k"] == pytest.approx(-1, abs=0.01)
+    assert abs(values["coherence_2k"]) < 0.1
+
+
+def _band_passes(bands):
+    """Windowed-sinc filters of 401 taps."""
+    n = np.arange(-200, 201)
+    low_passes = [[2 * edge / RATE * np.sinc(2 * edge / RATE * n) for edge in band] for band in bands]
+    return [(upper - lower) * np.hanning(401) for lower, upper in low_passes]
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -34,6 +34,15 @@ def test_waveform_is_the_share_of_the_error(clip):
     assert float(losses.waveform(clip, 0.5 * clip)) == pytest.approx(0.5, abs=1e-2)
 
 
+def test_bands_count_alike_however_weak_they_are(clip):
+    t = torch.arange(RATE) / RATE
+    strong, weak = 0.3 * torch.sin(2 * torch.pi * 400 * t)[None], 0.02 * torch.sin(2 * torch.pi * 1500 * t)[None]
+    x = strong + weak + 3e-3 * torch.randn(1, RATE)  # no band is empty
+    assert float(losses.bands(x, 0 * x, RATE)) == pytest.approx(1, abs=0.05)
+    assert float(losses.bands(x, x - weak, RATE)) == pytest.approx(1 / (len(losses.BAND_EDGES) - 1), rel=0.2)  # one band is lost
+    assert float(losses.waveform(x, x - weak)) < 0.1
+
+
 def test_complex_sees_phase_and_magnitude_does_not(clip):
     values = losses.spectral(clip, -clip, torch.Generator().manual_seed(0))
     assert float(values["magnitude"]) < 1e-5 < float(values["complex"])

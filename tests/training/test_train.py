@@ -257,6 +257,14 @@ def test_another_quantiser_begins_with_the_network_and_starts_afresh(setup, here
     assert not torch.equal(scratch["quantizer.project_in"], blank["quantizer.project_in"])  # the latents made the start
 
 
+def test_codebooks_start_afresh_after_an_autoencoder_stage(setup, here):
+    source = here("source", RECIPE, max_steps=5)
+    kept = here("kept", RECIPE.split("[[stage]]")[0] + "[[stage]]" + RECIPE.split("[[stage]]")[2], init=setup / "source", max_steps=1)
+    anew = here("anew", RECIPE, init=setup / "source", max_steps=5)
+    torch.testing.assert_close(kept["quantizer.project_in"], source["quantizer.project_in"], rtol=0, atol=0.05)
+    assert float((anew["quantizer.project_in"] - source["quantizer.project_in"]).abs().max()) > 0.1
+
+
 def test_a_time_stride_more_begins_with_the_same_weights(setup, here):
     source = here("fifty", SINGLE, max_steps=1)
     strides = "strides = [[1, 4], [1, 4], [2, 4], [2, 4]]\nnum_codebooks"

@@ -303,14 +303,19 @@ def mel_filters() -> npt.NDArray[np.float64]:
     return filters
 
 
+def spectrum(audio: Audio, window: int, hop: int) -> npt.NDArray[np.complex128]:
+    """STFT [frames, bins] with a Hann window; frames are centred on multiples of the hop."""
+    padded = np.pad(audio.astype(np.float64), window // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    return np.fft.rfft(frames * hann)
+
+
 def log_mel(audio: Audio) -> npt.NDArray[np.float64]:
-    """log10 of the mel power spectrum, [frames, bands]; frames are centred on multiples of the hop."""
-    padded = np.pad(audio.astype(np.float64), MEL_WINDOW // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, MEL_WINDOW)[::MEL_HOP]
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(MEL_WINDOW) / MEL_WINDOW)
-    power = np.abs(np.fft.rfft(frames * window)) ** 2
-    spectrum: npt.NDArray[np.float64] = np.log10(power @ mel_filters().T + MEL_FLOOR)
-    return spectrum
+    """log10 of the mel power spectrum, [frames, bands]."""
+    power = np.abs(spectrum(audio, MEL_WINDOW, MEL_HOP)) ** 2
+    logarithm: npt.NDArray[np.float64] = np.log10(power @ mel_filters().T + MEL_FLOOR)
+    return logarithm
 
 
 @metric(
@@ -321,6 +326,32 @@ def log_mel(audio: Audio) -> npt.NDArray[np.float64]:
 def _mel_distance() -> Scorer:
     def score(reference: Audio, degraded: Audio, sample_rate: int, transcript: str | None) -> dict[str, float]:
         return {"mel_l1": float(np.abs(log_mel(reference) - log_mel(degraded)).mean())}
+
+    return score
+
+
+COHERENCE_WINDOW, COHERENCE_HOP = 512, 128
+COHERENCE_BANDS = {"coherence_1k": (0, 1000), "coherence_2k": (1000, 2000), "coherence_4k": (2000, 4000)}  # Hz
+
+
+@metric(
+    "coherence",
+    Column("coherence_1k", "coherence 0–1 kHz", "signal", "higher"),
+    Column("coherence_2k", "coherence 1–2 kHz", "signal", "higher"),
+    Column("coherence_4k", "coherence 2–4 kHz", "signal", "higher"),
+    definition="Re Σ S* X / √(Σ|S|² Σ|X|²) over the band's bins and all frames: 1 for its waveform up to a gain, 0 where phase is another; "
+    f"Hann window {COHERENCE_WINDOW}, hop {COHERENCE_HOP}",
+)
+def _coherence() -> Scorer:
+    def score(reference: Audio, degraded: Audio, sample_rate: int, transcript: str | None) -> dict[str, float]:
+        s, x = (spectrum(audio, COHERENCE_WINDOW, COHERENCE_HOP) for audio in (reference, degraded))
+        values = {}
+        for name, edges in COHERENCE_BANDS.items():
+            low, high = (round(edge * COHERENCE_WINDOW / sample_rate) for edge in edges)
+            a, b = s[:, low:high].ravel(), x[:, low:high].ravel()
+            energy = np.linalg.norm(a) * np.linalg.norm(b)
+            values[name] = float(np.vdot(a, b).real / energy) if energy else math.nan
+        return values
 
     return score
 
