@@ -136,13 +136,13 @@ AUTOENCODER = {
     "quantize": False,
     "lr": 2e-3,
     "lr_end": 1e-3,
-    "losses": {"waveform": 2.0, "complex": 5.0, "magnitude": 1.0, "mel": 0.5},
+    "losses": {"waveform": 1.0, "bands": 3.0, "complex": 5.0, "magnitude": 1.0, "mel": 0.5},
 }
 QUANTIZED = {
     "quantize": True,
     "lr": 1e-3,
     "lr_end": 1e-4,
-    "losses": {"waveform": 1.0, "complex": 5.0, "magnitude": 4.0, "mel": 2.5, "loudness": 0.6, "commitment": 0.25},
+    "losses": {"waveform": 1.5, "bands": 2.0, "complex": 5.0, "magnitude": 3.0, "mel": 2.0, "loudness": 0.8, "commitment": 0.25},
 }
 ADVERSARIAL = {
     "quantize": True,
