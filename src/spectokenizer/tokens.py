@@ -98,7 +98,7 @@ class Vocabulary:
         array = check_codes(array[None] if array.ndim == 1 else array, self.num_codebooks, self.codebook_size)
         k, t = array.shape
         if pattern == "single" and k != 1:
-            raise CodesError(f"codes have {k} codebooks; pattern 'single' is for one, take codes[:1], 'flat' or 'delay'")
+            raise CodesError(f"codes have {k} codebooks; pattern 'single' is for one, take np.asarray(codes)[:1], 'flat' or 'delay'")
         ids = array.astype(np.int64) + np.array([ids.start for ids in self.ranges[:k]])[:, None]
         if pattern == "delay":
             tokens = np.full((k, t + k - 1), self.id("pad") if k > 1 else 0)
