@@ -76,3 +76,8 @@ def test_crc_of_any_range(data: bytes, draw: st.DataObject) -> None:
     running.drop(dropped)
     running.extend(data[cut:])
     assert running.crc(start - dropped, stop - dropped) == crc32c(data[start:stop])
+
+
+def test_ragged_codes() -> None:
+    with pytest.raises(CodesError, match="no array"):
+        pack([[1], [1, 2]], 10)  # type: ignore[list-item]

@@ -63,6 +63,15 @@ def test_zeros_behind_a_power_cut(make: Any) -> None:
         np.testing.assert_array_equal(whole(file.getvalue())[0][0], codes[:, :50])
 
 
+def test_junk_behind_a_whole_stream(make: Any) -> None:
+    """A crash while another one was appended, of which nothing good came to the disk."""
+    data, _ = make(120)
+    for junk in (bytes(512), b"x", b"\xff" * 300):
+        file = io.BytesIO(data + junk)
+        assert repair(file) == Repair(len(junk), None, 0)
+        assert file.getvalue() == data
+
+
 def test_damage_that_is_no_crash_is_left_alone(make: Any) -> None:
     """A cut would lose what is behind: packets, an end, another stream."""
     data, _ = make(205, packet_frames=5)

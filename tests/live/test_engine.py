@@ -110,6 +110,16 @@ def test_lost_packets(tiny_codec: Codec, speech: np.ndarray, lost: set[int], red
     assert run.last(call) == End(len(sent), len(sent) * FRAME)
 
 
+def test_a_short_packet_behind_a_gap(tiny_codec: Codec, speech: np.ndarray) -> None:
+    """The last packet is short; the one lost before it was not."""
+    sent = packets(tiny_codec, alone(tiny_codec, speech[: 8 * FRAME])[:, :9], frames=4)
+    assert len(sent) == 3
+    run = Run(tiny_codec)
+    call = run.open("decode")
+    run((call, sent[0]), (call, sent[2]), (call, End()))
+    assert run.last(call) == End(9, 9 * FRAME)
+
+
 def test_a_long_gap_is_a_pause(tiny_codec: Codec, speech: np.ndarray) -> None:
     codes = tiny_codec.encode(speech[:16000], 16000, tiny_codec.info.bitrates[-1]).array
     sent = packets(tiny_codec, codes, frames=4)

@@ -147,3 +147,9 @@ def test_addresses() -> None:
     taken, address = udp.open_socket("127.0.0.1", 0, listen=True)
     with taken, pytest.raises(ConfigError, match="cannot be listened to"):
         udp.open_socket("127.0.0.1", address[1], listen=True)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".org"])
+def test_a_name_that_no_host_can_have(host: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        udp.open_socket(host, 5004)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -386,3 +387,54 @@ def test_memory_does_not_grow_with_the_file(
     assert done.returncode == 0, done.stderr.decode()
     short, long = map(int, done.stdout.split())
     assert long - short < 8e6
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "opus", "mp3", "aiff"])
+@pytest.mark.parametrize("short", [1, 100, 3000])
+def test_a_disk_that_fills_up_at_the_end(tiny_codec: Codec, speech: np.ndarray, tmp_path: Path, suffix: str, short: int) -> None:
+    """libsndfile says nothing when its last bytes cannot be written."""
+    resource = pytest.importorskip("resource")
+    wav, stk, out = tmp_path / "a.wav", tmp_path / "a.stk", tmp_path / f"out.{suffix}"
+    soundfile.write(wav, speech[: 3 * 16000], 16000)
+    files.encode_file(tiny_codec, wav, stk)
+    files.decode_file(tiny_codec, stk, out)
+    size, before = out.stat().st_size, out.read_bytes()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size - short, limits[1]))
+        with pytest.raises(AudioError, match="disk full"):
+            files.decode_file(tiny_codec, stk, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert out.read_bytes() == before and len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("short", [1, 100, 400])
+def test_a_disk_that_fills_up_while_appending(tiny_codec: Codec, speech: np.ndarray, tmp_path: Path, short: int) -> None:
+    resource = pytest.importorskip("resource")
+    wav, stk = tmp_path / "a.wav", tmp_path / "a.stk"
+    soundfile.write(wav, speech[: 3 * 16000], 16000)
+    files.encode_file(tiny_codec, wav, stk)
+    before = stk.read_bytes()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * len(before) - short, limits[1]))
+        with pytest.raises(OSError):
+            files.encode_file(tiny_codec, wav, stk, append=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert stk.read_bytes() == before
+
+
+def test_times_beyond_all_numbers(tiny_codec: Codec, speech: np.ndarray, tmp_path: Path) -> None:
+    wav, stk, out = tmp_path / "a.wav", tmp_path / "a.stk", tmp_path / "b.wav"
+    soundfile.write(wav, speech[:16000], 16000)
+    files.encode_file(tiny_codec, wav, stk)
+    files.decode_file(tiny_codec, stk, out, end=1e305)
+    assert soundfile.info(out).frames == 16000
+    with pytest.raises(AudioError):
+        files.decode_file(tiny_codec, stk, out, start=1e305)

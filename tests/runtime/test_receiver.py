@@ -181,3 +181,30 @@ def test_mistakes(tiny_codec: Codec) -> None:
     receiver.put(0, b"\xff")
     assert receiver.statistics.corrupted == 2
     assert not receiver.pull().any()
+
+
+def test_a_call_longer_than_half_the_timestamps(tiny_codec: Codec, codes: np.ndarray) -> None:
+    """2^31 samples are 37 hours: the frames between are taken as played."""
+    receiver, (_, payload) = Receiver(tiny_codec, depth=3), packets(tiny_codec, codes)[0]
+    for i in range(10):
+        receiver.put((START + i * FRAME) % 2**32, payload)
+        receiver.pull()
+    skipped = 2**31 // FRAME - 20
+    receiver._frames = {number + skipped: frame for number, frame in receiver._frames.items()}
+    receiver._next += skipped
+    played = receiver.statistics.played
+    for i in range(10 + skipped, 50 + skipped):
+        receiver.put((START + i * FRAME) % 2**32, payload)
+        receiver.pull()
+    assert receiver.statistics.played == played + 40 and receiver.statistics.restarts == receiver.statistics.concealed == 0
+
+
+@pytest.mark.parametrize("depth", [3, 50])
+@pytest.mark.parametrize("gap", [60, 150, 100_000])
+def test_a_recording_keeps_what_came_before_a_pause(tiny_codec: Codec, codes: np.ndarray, depth: int, gap: int) -> None:
+    receiver, heard = Receiver(tiny_codec, depth), 0
+    for i, (timestamp, payload) in enumerate(packets(tiny_codec, codes)[:20]):
+        receiver.put((timestamp + (gap * FRAME if i >= 10 else 0)) % 2**32, payload)
+        heard += len(receiver.drain(receiver.depth)) // FRAME
+    heard += len(receiver.drain()) // FRAME
+    assert heard == 20 + receiver.statistics.concealed

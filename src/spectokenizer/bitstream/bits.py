@@ -19,7 +19,10 @@ def packed_size(num_codebooks: int, num_frames: int, bits: int) -> int:
 
 def check_codes(codes: npt.ArrayLike, bits: int) -> npt.NDArray[np.int16]:
     """A fresh int16 array of the codes [K, T]; CodesError unless they are integers from 0 to 2^bits - 1 in two dimensions."""
-    array: npt.NDArray[Any] = np.asarray(codes)
+    try:
+        array: npt.NDArray[Any] = np.asarray(codes)
+    except ValueError as error:
+        raise CodesError(f"codes are no array ({error}); give [codebooks, frames]") from error
     if array.ndim != 2 or array.dtype.kind not in "iu":
         raise CodesError(f"codes must be integers of shape [K, T], not {array.dtype} of shape {list(array.shape)}")
     if array.size and not 0 <= array.min() <= array.max() < 1 << bits:

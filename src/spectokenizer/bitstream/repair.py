@@ -35,6 +35,7 @@ def repair(file: BinaryIO, delay: int = 0) -> Repair | None:
         return None
     file.seek(0)
     reader: Reader | None = None
+    ended: Reader | None = None
     index, stop, frames = Index(), 0, 0
     try:
         for reader in streams(file):
@@ -42,8 +43,10 @@ def repair(file: BinaryIO, delay: int = 0) -> Repair | None:
             for packet in reader.raw():
                 index.add(packet.first_frame, packet.offset - reader.start)
                 stop, frames = packet.offset + packet.size, packet.stop_frame
-            stop = reader.num_bytes
+            stop, ended = reader.num_bytes, reader
     except (TruncatedError, CorruptedError) as error:
+        if reader is not None and reader is not ended and reader.num_samples is not None:
+            stop = reader.num_bytes  # its end record is whole: the trouble is behind it
         if reader is None and isinstance(error, CorruptedError):
             raise
         if reader is not None:

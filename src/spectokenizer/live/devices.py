@@ -52,13 +52,21 @@ class Speaker:
         self._resampler = Resampler(rate, native)
 
     def __enter__(self) -> Self:
-        self._stream.start()
+        try:
+            self._stream.start()
+        except self._library.PortAudioError as error:
+            self._stream.close()
+            raise AudioError(f"the speaker cannot be started: {error}") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self._stream.stop()  # waits until all is heard
-        self._stream.close()
+        try:
+            if kind is None:
+                self._stream.stop()  # waits until all is heard
+        except self._library.PortAudioError as error:
+            raise AudioError(f"the speaker stopped: {error}") from error
+        finally:
+            self._stream.close()
 
     def write(self, samples: Audio) -> None:
         try:

@@ -128,7 +128,10 @@ class Engine:
         self._step(tick)
         for call in list(self._ending):
             if not self._left(call):
-                self._finish(call, tick)
+                try:
+                    self._finish(call, tick)
+                except SpecTokenizerError as error:
+                    self._refuse(call, CallError(POLICY, str(error)), tick)
         for call in (*self._encoding.values(), *self._decoding.values()):
             call.waiting = self._left(call)
         tick.more = bool(self.encoders.ready or self.decoders.ready)
@@ -211,8 +214,9 @@ class Engine:
             tick.late += 1
             return
         call.expected = (sequence + 1) % 2**16
-        frames = call.frames_before = packet.codes.shape[1] if packet else call.frames_before
-        missing = gap * frames if packet else (gap + 1) * frames
+        before, frames = call.frames_before, packet.codes.shape[1] if packet else 0
+        missing = gap * max(before, frames) + (0 if packet else before)  # a last packet may be short, those lost were not
+        call.frames_before = frames or before
         missing = missing if missing <= MOST_CONCEALED else 0
         coarse = frames if packet and missing and len(packet.previous) else 0
         self.decoders.conceal(slot, missing - coarse)
@@ -232,10 +236,13 @@ class Engine:
         tick.batches["encoder"] = len(codes), time.perf_counter() - start
         for slot, frame in codes.items():
             call = self._encoding[slot]
-            if call.decoder is not None:
-                self.decoders.push(call.decoder, frame)
-            else:
-                self._send(call, frame, tick)
+            try:
+                if call.decoder is not None:
+                    self.decoders.push(call.decoder, frame)
+                else:
+                    self._send(call, frame, tick)
+            except SpecTokenizerError as error:  # more codebooks than a packet has room for
+                self._refuse(call, CallError(POLICY, str(error)), tick)
         start = time.perf_counter()
         sounds: dict[int, Audio] = self.decoders.step()
         tick.batches["decoder"] = len(sounds), time.perf_counter() - start

@@ -106,6 +106,7 @@ class Server:
                 max_queue=4,
                 open_timeout=self.limits.hello,
                 close_timeout=CLOSE_SECONDS / 2,
+                ping_timeout=None,  # who is held back answers late, behind audio of his own; `idle` and `stall` find the dead
                 logger=quiet,
             )
             worker = loop.create_task(self._work(thread))
@@ -219,6 +220,8 @@ class Server:
                 settings = protocol.first_message(self.info, await socket.recv())
         except TimeoutError:
             raise CallError(POLICY, f"no first message within {self.limits.hello:g} s", "idle") from None
+        if self._stopping.is_set():
+            raise CallError(GOING_AWAY, "the server shuts down", "shutdown")
         client = Client(Call(settings))
         self._clients[client.call] = client
         self._ask(client.call, Open())

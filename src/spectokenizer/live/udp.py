@@ -35,14 +35,18 @@ def parse_address(text: str, default_host: str | None = None) -> tuple[str, int]
 
 def open_socket(host: str, port: int, listen: bool = False) -> tuple[socket.socket, Address]:
     """A UDP socket, bound to the address to `listen` there, and the address. Raises ConfigError when that cannot be."""
+    sock = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         sock = socket.socket(family, kind, protocol)
         if listen:
             sock.bind(address)
             address = sock.getsockname()
-    except OSError as error:
-        raise ConfigError(f"{host}:{port} cannot be {'listened to' if listen else 'reached'}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # a host's name that cannot be one
+        if sock is not None:
+            sock.close()
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{host}:{port} cannot be {'listened to' if listen else 'reached'}: {reason}") from error
     return sock, address
 
 

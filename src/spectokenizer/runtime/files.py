@@ -42,6 +42,7 @@ Progress = Callable[[float | None, float], None]  # (share done or None, seconds
 
 GAP_SECONDS = 600.0  # of silence in place of lost packets, in all: a forged counter must not fill a disk
 WARM_UP_SECONDS = 3.0  # decoded before a range and not heard, until the decoder has forgotten where it began; docs/format.md
+ENDLESS = 1e12  # seconds: behind the end of every recording
 CHECKPOINT_SECONDS = 60.0  # of audio between two of them
 
 
@@ -312,7 +313,8 @@ def decode_file(
     report, began = Report(), time.perf_counter()
     if not 0 <= (start or 0) < (inf if end is None else end):
         raise AudioError(f"from {start or 0} s to {end} s is no range; give a start of 0 or more and an end behind it")
-    end = None if end == inf else end
+    end = None if end is None or end > ENDLESS else end
+    start = start and min(start, ENDLESS)
     with ExitStack() as stack:
         stream = source if not isinstance(source, (str, Path)) else stack.enter_context(_open_binary(source))
         fallback = header_of(codec, codec.info.num_codebooks) if codec else None  # a damaged header is no loss when the model is named

@@ -66,6 +66,7 @@ class Receiver:
         self._playing = False
         self._late = 0  # packets in a row
         self._end: int | None = None  # frame that never will be, once the sender has said so
+        self._rest: list[Audio] | None = None  # of the talk before, once `drain` has been called: a recording drops nothing
 
     def put(self, timestamp: int, payload: bytes) -> None:
         """Take in a packet whose first sample is number `timestamp` (modulo 2^32). Never raises for what the network did to it."""
@@ -78,7 +79,8 @@ class Receiver:
             return
         if self._base is None:
             self._base = timestamp
-        first, odd = divmod(later(timestamp, self._base, 32), info.frame_size)
+        first, odd = divmod(self._after(timestamp), info.frame_size)
+        first += self._next
         count = packet.codes.shape[1]
         self._late = self._late + 1 if self._playing and first + count <= self._next else 0
         if abs(first - self._next) > RESTART_AFTER + MAX_DEPTH or self._late > LATE_IN_A_ROW:
@@ -108,9 +110,13 @@ class Receiver:
         Frames lost at the end count as `buffered` then, up to a second of them: nothing says that a sender tells the truth.
         """
         if self._base is not None and timestamp is not None:
-            end = later(timestamp, self._base, 32) // self.codec.info.frame_size
+            end = self._next + self._after(timestamp) // self.codec.info.frame_size
             self._end = end if 0 < end - self._next - self.buffered <= RESTART_AFTER else None
         self._playing = True
+
+    def _after(self, timestamp: int) -> int:
+        """Samples from the frame to play next to `timestamp`: near enough that 32 bits do for a call of any length."""
+        return later(timestamp, ((self._base or 0) + self._next * self.codec.info.frame_size) % 2**32, 32)
 
     @property
     def buffered(self) -> int:
@@ -130,7 +136,8 @@ class Receiver:
         """All frames but the last `leave`, and nothing skipped: when the sender has said good-bye, or for a recording, which has time."""
         frames = max(self.buffered - leave, 0)
         self._playing = self._playing or frames > 0
-        parts = [self._play() for _ in range(frames)]
+        parts = [*(self._rest or []), *(self._play() for _ in range(frames))]
+        self._rest = []
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def _play(self) -> Audio:
@@ -157,6 +164,8 @@ class Receiver:
     def _restart(self, timestamp: int) -> None:
         """A new talk begins: what is buffered belongs to the old one."""
         self.statistics.restarts += 1
+        if self._rest is not None:
+            self._rest += [self._play() for _ in range(self.buffered)]
         self._frames.clear()
         self._coarse.clear()
         self._base, self._next, self._playing, self._late, self._end = timestamp, 0, False, 0, None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from io import SEEK_END
+from io import SEEK_END, FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -78,8 +78,24 @@ def open_to_append(path: str | Path, codec: Codec) -> Iterator[tuple[BinaryIO, R
         try:
             yield file, repaired
         except BaseException:
-            file.truncate(size)
+            file.raw.truncate(size)  # past the buffer, which may hold what could not be written,
+            file.raw.close()  # and which closing would try to write again
             raise
+
+
+class _Watched(FileIO):
+    """A file that keeps the first error of writing: libsndfile does not report those of closing, nor of files that are Python objects."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view, done = memoryview(data), 0
+        try:
+            while done < len(view):
+                done += super().write(view[done:]) or 0
+        except OSError as error:
+            self.error = self.error or error
+        return len(view)
 
 
 class AudioSink:
@@ -89,14 +105,15 @@ class AudioSink:
         self.num_samples = 0
         self._pipe = None
         self._file = None
+        self._watched: _Watched | None = None
         self._sink = sink
         if isinstance(sink, (str, Path)) and file.seekable():
             suffix = Path(sink).suffix.lower().lstrip(".") or "wav"
             kind = {"opus": "OGG", "ogg": "OGG", "oga": "OGG", "aif": "AIFF"}.get(suffix, suffix.upper())
             subtype = "OPUS" if suffix == "opus" else None
             try:
-                # By name: libsndfile reports a full disk, which is lost on the way when it writes through a Python object.
-                self._file = soundfile.SoundFile(file.name, "w", rate, 1, format=kind, subtype=subtype)
+                self._watched = _Watched(file.name, "r+")
+                self._file = soundfile.SoundFile(self._watched, "w", rate, 1, format=kind, subtype=subtype)
             except (soundfile.LibsndfileError, ValueError, TypeError) as error:
                 kinds = ", ".join(sorted(k.lower() for k in soundfile.available_formats() if k in {"WAV", "FLAC", "OGG", "MP3", "AIFF"}))
                 raise AudioError(f"{sink}: audio cannot be written as '.{suffix}'; use one of {kinds}, opus") from error
@@ -110,19 +127,25 @@ class AudioSink:
     def write(self, samples: Audio) -> None:
         self.num_samples += len(samples)
         if self._file is not None:
-            try:
-                self._file.write(to_int16(samples) if self._file.subtype == "PCM_16" else np.clip(samples, -1, 1))
-            except soundfile.LibsndfileError as error:
-                raise AudioError(f"{self._sink}: cannot be written; is the disk full? ({error.error_string})") from error
+            self._file.write(to_int16(samples) if self._file.subtype == "PCM_16" else np.clip(samples, -1, 1))
+            self._check()
         elif self._pipe is not None:
             self._pipe.write(to_int16(samples).tobytes())
 
     def __enter__(self) -> AudioSink:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._file is not None and self._watched is not None:
             self._file.close()
+            self._watched.close()
+            if kind is None:
+                self._check()
+
+    def _check(self) -> None:
+        if self._watched and self._watched.error:
+            error = self._watched.error
+            raise AudioError(f"{self._sink}: cannot be written; is the disk full? ({error.strerror})") from error
 
 
 def to_int16(samples: Audio) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
