@@ -38,9 +38,15 @@ def test_bands_count_alike_however_weak_they_are(clip):
     t = torch.arange(RATE) / RATE
     strong, weak = 0.3 * torch.sin(2 * torch.pi * 400 * t)[None], 0.02 * torch.sin(2 * torch.pi * 1500 * t)[None]
     x = strong + weak + 3e-3 * torch.randn(1, RATE)  # no band is empty
-    assert float(losses.bands(x, 0 * x, RATE)) == pytest.approx(1, abs=0.05)
-    assert float(losses.bands(x, x - weak, RATE)) == pytest.approx(1 / (len(losses.BAND_EDGES) - 1), rel=0.2)  # one band is lost
+    assert float(losses.by_band(x, 0 * x, RATE)["bands"]) == pytest.approx(1, abs=0.05)
+    assert float(losses.by_band(x, x - weak, RATE)["bands"]) == pytest.approx(1 / (len(losses.BAND_EDGES) - 1), rel=0.2)  # one band is lost
     assert float(losses.waveform(x, x - weak)) < 0.1
+
+
+def test_coherence_hears_no_level(clip):
+    assert float(losses.by_band(clip, 0.3 * clip, RATE)["coherence"]) == pytest.approx(0, abs=0.01)
+    assert float(losses.by_band(clip, -clip, RATE)["coherence"]) == pytest.approx(2, abs=0.01)
+    assert float(losses.by_band(clip, torch.randn_like(clip), RATE)["coherence"]) == pytest.approx(1, abs=0.1)
 
 
 def test_complex_sees_phase_and_magnitude_does_not(clip):

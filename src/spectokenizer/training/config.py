@@ -11,7 +11,7 @@ from typing import Any
 from ..config import PRESETS, CodecConfig
 from ..errors import ConfigError
 
-LOSSES = ("waveform", "bands", "complex", "magnitude", "mel", "loudness", "commitment", "adversarial", "feature")
+LOSSES = ("waveform", "bands", "coherence", "complex", "magnitude", "mel", "loudness", "commitment", "adversarial", "feature")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ..model.discriminators import Features
 RESOLUTIONS = ((320, 160), (512, 128), (1024, 256))  # (window, hop)
 MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  # (window, bands), hop = window/4
 BAND_EDGES = (0, 250, 500, 750, 1000, 1350, 1700, 2150, 2700, 3400)  # Hz, about two critical bands each
+BAND_WINDOW, BAND_FLOOR = 512, 1e-6
 MEL_FLOOR = 3e-5  # mean magnitude of a band, -90 dB of full scale: below it nothing is heard
 CODEC_SCALE = 100.0  # a full-scale sine in the codec's own spectrum
 LOUDNESS_BANDS, LOUDNESS_WINDOW = 49, 512  # P.862.2's numbers at 16 kHz
@@ -73,22 +74,29 @@ def waveform(x: Tensor, y: Tensor) -> Tensor:
     return ((y - x).square().mean(1) / (x.square().mean(1) + 1e-6) + 1e-6).sqrt().mean()
 
 
-def bands(x: Tensor, y: Tensor, sample_rate: int) -> Tensor:
-    """The error's share of the signal's energy in each band of `BAND_EDGES`, mean over bands and clips: 1 for silence.
+def by_band(x: Tensor, y: Tensor, sample_rate: int) -> dict[str, Tensor]:
+    """Phase in each band of `BAND_EDGES`, mean over bands and clips. `waveform` is ruled by the strongest partials, which lie below
+    1 kHz; here every band counts as much as any other.
 
-    `waveform` is ruled by the strongest partials, which lie below 1 kHz; here every band's phase counts as much as any other's.
+    `bands`: the error's share of the band's energy, 1 for silence. A band whose phase is not known is best left out.
+    `coherence`: 1 − Re Σ X* Y / √(Σ|X|² Σ|Y|²), which asks for the phase and leaves the level to other losses.
     """
-    bin_hz = sample_rate / 512
+    bin_hz = sample_rate / BAND_WINDOW
     edges = [round(edge / bin_hz) for edge in BAND_EDGES]
     with torch.no_grad():
-        reference = stft(x, 512, 128)
-        energy = torch.stack([part.abs().square().sum((1, 2)) for part in _split(reference, edges)])
-    error = torch.view_as_real(stft(y, 512, 128) - reference).square().sum(-1)
-    return (torch.stack([part.sum((1, 2)) for part in _split(error, edges)]) / (energy + 1e-6)).mean()
+        reference = torch.view_as_real(stft(x, BAND_WINDOW, BAND_WINDOW // 4))
+        energy = _band_sums(reference.square(), edges) + BAND_FLOOR
+    output = torch.view_as_real(stft(y, BAND_WINDOW, BAND_WINDOW // 4))
+    error = _band_sums((output - reference).square(), edges)
+    norm = (energy * (_band_sums(output.square(), edges) + BAND_FLOOR)).sqrt()
+    coherence = (_band_sums(output * reference, edges) + BAND_FLOOR) / norm
+    return {"bands": (error / energy).mean(), "coherence": 1 - coherence.mean()}
 
 
-def _split(spectrum: Tensor, edges: list[int]) -> list[Tensor]:
-    return [spectrum[:, low:high] for low, high in itertools.pairwise(edges)]
+def _band_sums(values: Tensor, edges: list[int]) -> Tensor:
+    """[B, bins, frames, 2] to [B, bands]."""
+    sums = values.sum((2, 3))
+    return torch.stack([sums[:, low:high].sum(1) for low, high in itertools.pairwise(edges)], 1)
 
 
 def mel(x: Tensor, y: Tensor, sample_rate: int, scales: int = 2, generator: torch.Generator | None = None) -> Tensor:
@@ -159,7 +167,7 @@ def reconstruction(x: Tensor, y: Tensor, sample_rate: int, generator: torch.Gene
     """All reconstruction losses of output y [B, N] against x [B, N], unweighted."""
     return {
         "waveform": waveform(x, y),
-        "bands": bands(x, y, sample_rate),
+        **by_band(x, y, sample_rate),
         **spectral(x, y, generator),
         "mel": mel(x, y, sample_rate, generator=generator),
         "loudness": loudness(x, y, sample_rate),
