@@ -113,7 +113,7 @@ def test_mistakes() -> None:
         ([[0], [-1]], "delay", "0 to 9"),
         ([[0.0], [1.0]], "flat", "integers"),
         (np.zeros((3, 1), int), "flat", "1 to 2"),
-        (np.zeros((2, 1), int), "single", "codes\\[:1\\]"),
+        (np.zeros((2, 1), int), "single", r"np\.asarray\(codes\)\[:1\]"),
         (np.zeros((1, 2, 1), int), "flat", "frames"),
         (np.array([[32768], [0]], np.uint16), "flat", "0 to 9"),
     ]:
