@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -9,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -389,44 +390,42 @@ def test_memory_does_not_grow_with_the_file(
     assert long - short < 8e6
 
 
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A full disk, played by a limit."""
+    resource = pytest.importorskip("resource")
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "opus", "mp3", "aiff"])
 @pytest.mark.parametrize("short", [1, 100, 3000])
 def test_a_disk_that_fills_up_at_the_end(tiny_codec: Codec, speech: np.ndarray, tmp_path: Path, suffix: str, short: int) -> None:
     """libsndfile says nothing when its last bytes cannot be written."""
-    resource = pytest.importorskip("resource")
     wav, stk, out = tmp_path / "a.wav", tmp_path / "a.stk", tmp_path / f"out.{suffix}"
     soundfile.write(wav, speech[: 3 * 16000], 16000)
     files.encode_file(tiny_codec, wav, stk)
     files.decode_file(tiny_codec, stk, out)
     size, before = out.stat().st_size, out.read_bytes()
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size - short, limits[1]))
-        with pytest.raises(AudioError, match="disk full"):
-            files.decode_file(tiny_codec, stk, out)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with files_of_at_most(size - short), pytest.raises(AudioError, match="disk full"):
+        files.decode_file(tiny_codec, stk, out)
     assert out.read_bytes() == before and len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("short", [1, 100, 400])
 def test_a_disk_that_fills_up_while_appending(tiny_codec: Codec, speech: np.ndarray, tmp_path: Path, short: int) -> None:
-    resource = pytest.importorskip("resource")
     wav, stk = tmp_path / "a.wav", tmp_path / "a.stk"
     soundfile.write(wav, speech[: 3 * 16000], 16000)
     files.encode_file(tiny_codec, wav, stk)
     before = stk.read_bytes()
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * len(before) - short, limits[1]))
-        with pytest.raises(OSError):
-            files.encode_file(tiny_codec, wav, stk, append=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with files_of_at_most(2 * len(before) - short), pytest.raises(OSError):
+        files.encode_file(tiny_codec, wav, stk, append=True)
     assert stk.read_bytes() == before
 
 
