@@ -44,8 +44,8 @@ def num_frames(num_samples: int, frame_size: int, delay_samples: int) -> int:
     return -(-(num_samples + delay_samples) // frame_size) if num_samples else 0
 
 
-def check_codes(codes: npt.ArrayLike, num_codebooks: int, codebook_size: int) -> CodeArray:
-    """Codes as int16 [K, T] with 1 ≤ K ≤ num_codebooks; raises CodesError saying what does not fit."""
+def check_codes(codes: npt.ArrayLike, num_codebooks: int | None, codebook_size: int) -> CodeArray:
+    """A fresh int16 array [K, T] of the codes, 1 ≤ K ≤ num_codebooks (None: any K); raises CodesError saying what does not fit."""
     try:
         array = np.asarray(codes)
     except ValueError as error:
@@ -54,7 +54,7 @@ def check_codes(codes: npt.ArrayLike, num_codebooks: int, codebook_size: int) ->
         raise CodesError(f"codes have shape {list(array.shape)}; give [codebooks, frames]")
     if array.dtype.kind not in "iu":
         raise CodesError(f"codes have type {array.dtype}; give integers")
-    if not 1 <= array.shape[0] <= num_codebooks:
+    if num_codebooks is not None and not 1 <= array.shape[0] <= num_codebooks:
         raise CodesError(f"codes have {array.shape[0]} codebooks (shape {list(array.shape)}); this model has 1 to {num_codebooks}")
     if array.size and not (array.min() >= 0 and array.max() < codebook_size):
         raise CodesError(f"codes range from {array.min()} to {array.max()}; this model's are 0 to {codebook_size - 1}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CodesError, CorruptedError
+from ..codes import check_codes
+from ..errors import CorruptedError
 
 MAX_BITS = 15  # codes are int16
 
@@ -17,22 +16,9 @@ def packed_size(num_codebooks: int, num_frames: int, bits: int) -> int:
     return (num_codebooks * num_frames * bits + 7) // 8
 
 
-def check_codes(codes: npt.ArrayLike, bits: int) -> npt.NDArray[np.int16]:
-    """A fresh int16 array of the codes [K, T]; CodesError unless they are integers from 0 to 2^bits - 1 in two dimensions."""
-    try:
-        array: npt.NDArray[Any] = np.asarray(codes)
-    except ValueError as error:
-        raise CodesError(f"codes are no array ({error}); give [codebooks, frames]") from error
-    if array.ndim != 2 or array.dtype.kind not in "iu":
-        raise CodesError(f"codes must be integers of shape [K, T], not {array.dtype} of shape {list(array.shape)}")
-    if array.size and not 0 <= array.min() <= array.max() < 1 << bits:
-        raise CodesError(f"codes must be 0 to {(1 << bits) - 1} ({bits} bits); these are {array.min()} to {array.max()}")
-    return array.astype(np.int16)
-
-
 def pack(codes: npt.ArrayLike, bits: int) -> bytes:
     """Codes [K, T] of `bits` bits each as bytes; the bits that fill up the last byte are zero. Raises CodesError."""
-    return pack_flat(check_codes(codes, bits).T.reshape(-1), bits)
+    return pack_flat(check_codes(codes, None, 1 << bits).T.reshape(-1), bits)
 
 
 def pack_flat(codes: npt.NDArray[np.int16], bits: int) -> bytes:

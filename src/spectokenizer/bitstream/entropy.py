@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..codes import check_codes
 from ..errors import CodesError, ConfigError, CorruptedError, ModelError
 from . import bits
 from .crc32c import crc32c
@@ -118,7 +119,7 @@ class Entropy:
 
     def encode(self, codes: npt.ArrayLike) -> bytes:
         """Codes [K, t], K from 1 to `num_codebooks`, t up to 255, as bytes that say neither K nor t. Raises CodesError."""
-        array = bits.check_codes(codes, self.bits_per_code)
+        array = check_codes(codes, None, 1 << self.bits_per_code)
         num_codebooks, num_frames = array.shape
         if not (1 <= num_codebooks <= self.num_codebooks and num_frames <= MAX_FRAMES):
             raise CodesError(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..codes import check_codes
 from ..errors import CodesError, CorruptedError
 from . import bits
 
@@ -30,8 +31,8 @@ class LivePacket(NamedTuple):
 
 def pack_packet(codes: npt.ArrayLike, bits_per_code: int, previous: npt.ArrayLike | None = None) -> bytes:
     """Codes [K, t] and perhaps `previous` [r, t] as one packet. Raises CodesError for what does not fit into one."""
-    own = bits.check_codes(codes, bits_per_code)
-    return _pack(own, None if previous is None else bits.check_codes(previous, bits_per_code), bits_per_code)
+    own = check_codes(codes, None, 1 << bits_per_code)
+    return _pack(own, None if previous is None else check_codes(previous, None, 1 << bits_per_code), bits_per_code)
 
 
 def _pack(own: npt.NDArray[np.int16], again: npt.NDArray[np.int16] | None, bits_per_code: int) -> bytes:
@@ -72,7 +73,7 @@ class Packetizer:
 
     def push(self, codes: npt.ArrayLike) -> list[bytes]:
         """Codes [K, t], any t, to all packets that are now complete. When K changes, a packet that is not full goes out as it is."""
-        array = bits.check_codes(codes, self.bits_per_code)
+        array = check_codes(codes, None, 1 << self.bits_per_code)
         out = self.flush() if self._waiting.size and len(self._waiting) != len(array) else []
         array = np.concatenate([self._waiting, array], 1) if self._waiting.size else array
         whole = array.shape[1] // self.frames * self.frames

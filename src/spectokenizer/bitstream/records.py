@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..codes import check_codes
 from ..errors import CodesError, CorruptedError
 from . import bits
 from .crc32c import crc32c
@@ -68,7 +69,7 @@ class RawPacket(NamedTuple):
         if not self.coded:
             return Packet(self.first_frame, bits.unpack(self.data, *shape, bits_per_code))
         try:
-            codes = bits.check_codes(coder().decode(self.data, *shape), bits_per_code)
+            codes = check_codes(coder().decode(self.data, *shape), None, 1 << bits_per_code)
         except CodesError as error:
             raise CorruptedError(f"the entropy-coded codes are impossible: {error}") from error
         if codes.shape != shape:

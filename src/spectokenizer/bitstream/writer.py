@@ -17,8 +17,9 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
+from ..codes import check_codes
 from ..errors import CodesError, ConfigError, StreamError
-from . import bits, records
+from . import records
 from .coding import HASH_SIZE, Entropy
 from .header import HAS_INDEX, HAS_METADATA, HAS_TABLES, Header
 from .index import Entry, Index
@@ -75,9 +76,7 @@ class Writer:
     def write(self, codes: npt.ArrayLike) -> None:
         """Append codes [K, t], K from 1 to `header.num_codebooks`. Raises CodesError, or StreamError after `close`."""
         self._check_open()
-        array = bits.check_codes(codes, self.header.bits_per_code)
-        if not 1 <= len(array) <= self.header.num_codebooks:
-            raise CodesError(f"codes must have 1 to {self.header.num_codebooks} codebooks, not {len(array)}")
+        array = check_codes(codes, self.header.num_codebooks, 1 << self.header.bits_per_code)
         if array.shape[1] == 0:
             return
         if self._buffer and len(self._buffer[0]) != len(array):

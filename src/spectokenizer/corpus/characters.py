@@ -20,8 +20,7 @@ SURROGATES = range(0xD800, 0xE000)
 
 def codes_to_chars(codes: npt.ArrayLike, codebook_size: int, offset: int = OFFSET) -> str:
     """Codes [K, T] to K·T characters. Raises CodesError for codes out of range and for characters that cannot be."""
-    array = np.asarray(codes)
-    array = check_codes(array, len(array) if array.ndim else 1, codebook_size)
+    array = check_codes(codes, None, codebook_size)
     return _vocabulary(len(array), codebook_size, offset).encode(array).astype("<u4").tobytes().decode("utf-32-le")
 
 
