@@ -177,3 +177,9 @@ def test_foreign_values_are_config_errors(values: dict[str, Any]) -> None:
 def test_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         PRESETS["mini"].name = "other"  # type: ignore[misc]
+
+
+def test_a_frame_rate_that_is_no_whole_number_is_not_rounded() -> None:
+    config = dataclasses.replace(PRESETS["mini"], hop_length=128, window_length=256)
+    for ours, published in zip(config.costs(), PRESETS["mini"].costs(), strict=True):
+        assert ours.macs_per_second == pytest.approx(1.25 * published.macs_per_second)

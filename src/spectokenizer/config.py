@@ -165,31 +165,30 @@ class CodecConfig:
         paper's cost table (which is for 4 kbps, that is `num_codebooks=8`).
         """
         used = num_codebooks or self.num_codebooks
-        stft_rate = self.sample_rate // self.hop_length
+        rate = self.sample_rate / self.hop_length  # frames per second
         encoder: list[LayerCost] = []
         decoder: list[LayerCost] = []
         c0 = self.channels[0]
         complex_weights = 9 * c0  # 9 taps × c0/2 complex weights of two numbers
-        complex_macs = 2 * complex_weights * self.num_bins * stft_rate  # a complex product is four real ones
+        complex_macs = 2 * complex_weights * self.num_bins * rate  # a complex product is four real ones
         stem_weights = complex_weights if self.complex_stem else 9 * 2 * c0  # as many products, but none share a weight
-        encoder.append(LayerCost("encoder.complex_conv", stem_weights, complex_macs))
-        rate = stft_rate
+        encoder.append(LayerCost("encoder.complex_conv", stem_weights, round(complex_macs)))
         slope = self.activation == "snake"  # α per channel
         for level, (stride_t, stride_f) in enumerate(self.strides):
             c_in, c_out = self.channels[level], self.channels[level + 1]
-            rate //= stride_t
+            rate /= stride_t
             positions = self.bands[level + 1] * rate
             conv = self.kernel_time * stride_f * c_in * c_out
             recurrent = 6 * c_out * c_out + c_out * c_out  # GRU and 1×1 convolution
             small = 6 * c_out + c_out + slope * c_out  # GRU biases, 1×1 bias, Snake2D
             small += 2 * c_out if self.norm == "batch" else 0  # BatchNorm's gain and bias; FLNorm has none
             bias = self.bands[1] * c_out if level == 0 else c_out  # the first one knows its frequency
-            encoder.append(LayerCost(f"encoder.down{level}", conv + bias + slope * c_out, conv * positions))
-            decoder.insert(0, LayerCost(f"decoder.up{level}", conv + c_in + slope * c_in, conv * positions))
+            encoder.append(LayerCost(f"encoder.down{level}", conv + bias + slope * c_out, round(conv * positions)))
+            decoder.insert(0, LayerCost(f"decoder.up{level}", conv + c_in + slope * c_in, round(conv * positions)))
             if level in self.recurrent_levels:
-                encoder.append(LayerCost(f"encoder.rnn{level}", recurrent + small, recurrent * positions))
-                decoder.insert(0, LayerCost(f"decoder.rnn{level}", recurrent + small, recurrent * positions))
-        decoder.append(LayerCost("decoder.complex_conv", complex_weights + 2, complex_macs))
+                encoder.append(LayerCost(f"encoder.rnn{level}", recurrent + small, round(recurrent * positions)))
+                decoder.insert(0, LayerCost(f"decoder.rnn{level}", recurrent + small, round(recurrent * positions)))
+        decoder.append(LayerCost("decoder.complex_conv", complex_weights + 2, round(complex_macs)))
         projections = 2 * used * self.codebook_dim * self.latent_dim
         offsets = self.codebook_dim + self.latent_dim if self.quantizer == "fsq" else 0  # a codebook holds the others' mean
         quantizer = LayerCost("quantizer.projections", projections + offsets, round(projections * self.frame_rate))

@@ -302,6 +302,13 @@ def test_a_failing_peer_is_listed(invoke, tmp_path):
     assert "**failed**: peer at 80 kbps on a/1.wav: out of order" in text and "| mini | 64.00" in text
 
 
+def test_one_unreadable_clip_costs_no_speeds(invoke, data, tmp_path):
+    (data / "a/0.wav").write_bytes(b"no audio")
+    assert invoke().exit_code == 1
+    table = (tmp_path / "out/results.md").read_text().partition("## All in one table\n\n")[2].partition("\n\n")[0].splitlines()[3:]
+    assert len(table) == 3 and all(float(line.split(" | ")[5]) >= 0 for line in table)
+
+
 def test_ours_cost_what_the_model_says(codec):
     (system, *_) = ev.codec_systems(codec.network.folder)
     cost = comparison.cost_of(system)

@@ -3,13 +3,14 @@
 import csv
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from spectokenizer.errors import AudioError, ConfigError, StreamError
+from spectokenizer.errors import AudioError, ConfigError, SpecTokenizerError, StreamError
 from spectokenizer.evaluation import evaluate as ev
 from spectokenizer.evaluation import report
 
@@ -123,6 +124,50 @@ def test_what_does_not_belong_in_a_folder(data, tmp_path):
         run([MuLaw()], data, tmp_path, metrics=["si_sdr"])
 
 
+def test_a_model_of_the_same_name_is_refused_at_other_bitrates_too(data, tmp_path):
+    run([MuLaw(8)], data, tmp_path)
+    with pytest.raises(ConfigError, match=r"another 'mulaw' \(a, not b\)"):
+        run([MuLaw(4, fingerprint="b")], data, tmp_path)
+
+
+def test_other_audio_of_the_same_name_is_refused(data, tmp_path):
+    run([MuLaw()], data, tmp_path / "out")
+    soundfile.write(data / "a/2.wav", np.full(8000, 0.1), 16000)
+    with pytest.raises(ConfigError, match=r"results\.csv holds rows of another 'a/2\.wav' .*another folder"):
+        run([MuLaw(4)], data, tmp_path / "out")
+    first = ev.find_clips(data)[:1]
+    assert len(ev.evaluate([MuLaw(4)], first, METRICS, tmp_path / "out", progress=False).rows) == 4
+
+
+@pytest.mark.parametrize("content", [b"name,score\nx,1\ny", b"\xff\xfe\x00"])
+def test_files_that_are_no_table_are_left_alone(data, tmp_path, content):
+    table = tmp_path / "results.csv"
+    table.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"results\.csv is no table of results.*another folder"):
+        run([MuLaw()], data, tmp_path)
+    assert table.read_bytes() == content
+
+
+def test_a_table_with_other_columns_keeps_its_last_line(data, tmp_path):
+    run([MuLaw()], data, tmp_path)
+    table = tmp_path / "results.csv"
+    table.write_bytes(table.read_bytes()[:-5])
+    before = table.read_bytes()
+    with pytest.raises(ConfigError, match="other columns"):
+        run([MuLaw()], data, tmp_path, metrics=["si_sdr"])
+    assert table.read_bytes() == before
+
+
+def test_one_evaluation_at_a_time(data, tmp_path):
+    pytest.importorskip("fcntl")
+    run([MuLaw()], data, tmp_path)
+    before = (tmp_path / "results.csv").read_bytes()
+    with ev.Table(tmp_path / "results.csv", ["si_sdr", "mel_l1"]), pytest.raises(ConfigError, match="another evaluation is writing"):
+        run([MuLaw(4)], data, tmp_path)
+    assert (tmp_path / "results.csv").read_bytes() == before
+    assert len(run([MuLaw(4)], data, tmp_path).rows) == 6
+
+
 def test_nothing_or_the_same_twice(data, tmp_path):
     with pytest.raises(ConfigError, match="nothing to evaluate"):
         run([], data, tmp_path)
@@ -196,10 +241,62 @@ def test_processes_give_the_same_rows(data, tmp_path):
     assert sorted(map(str, one)) == sorted(map(str, two))
 
 
+class Deadly(type(Path())):
+    """Ends the process that takes it from another."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_a_worker_that_dies_is_named(data, tmp_path):
+    run([ev.Original()], data / "b", tmp_path)
+    clips = [clip._replace(path=Deadly(clip.path)) for clip in ev.find_clips(data / "a")]
+    clips[0] = clips[0]._replace(name="deadly.wav")
+    with pytest.raises(SpecTokenizerError, match=r"a worker process died at one of .*deadly\.wav.*--workers 1"):
+        ev.evaluate([ev.Original()], clips[:1], METRICS, tmp_path, workers=2, progress=False)
+    assert len(report.read_rows(tmp_path / "results.csv")) == 1
+
+
+def test_a_transcript_must_be_utf8_where_it_is_read(data, tmp_path, monkeypatch):
+    (data / "a/1.txt").write_bytes("Grüße".encode("latin-1"))
+    assert not run([MuLaw()], data, tmp_path / "1").failures  # no metric reads it
+    heard = dataclasses.replace(ev.registry.METRICS["wer"], loader=None)
+    monkeypatch.setitem(ev.registry.METRICS, "wer", heard)
+    monkeypatch.setattr(ev.registry, "scorer", lambda name: lambda *_: {"wer": 0, "wer_words": 1})
+    result = run([MuLaw()], data, tmp_path / "2", metrics=["wer"])
+    assert [f.clip for f in result.failures] == ["a/1.wav"] and len(result.rows) == 2
+    assert "1.txt: not UTF-8" in result.failures[0].reason and "1 of the 3 clips" in result.report.read_text()
+
+
+def test_file_names_may_be_no_utf8(data, tmp_path):
+    try:
+        (data / os.fsdecode(b"caf\xe9.wav")).write_bytes(b"no audio")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    result = run([MuLaw()], data, tmp_path / "out")
+    assert [failure.clip for failure in result.failures] == [r"caf\udce9.wav"]
+    assert r"on caf\udce9.wav" in result.report.read_text(encoding="utf-8")
+
+
+def test_every_clip_and_system_has_its_own_codes(tmp_path):
+    clips, systems = ["a/b.wav", "a__b.wav", "a_b.wav", "a b.wav"], ["x y", "x_y", "x/y"]
+    assert len(set(map(report.codes_file, clips))) == 4 and len({report.system_folder(name, 1) for name in systems}) == 3
+    assert report.system_folder("mini", 6000) == "mini-6000" and report.codes_file("1.wav") == "1.wav.npy"
+
+
+def test_the_report_is_of_the_last_runs_clips(data, tmp_path):
+    run([MuLaw(8)], data, tmp_path)
+    rows = ev.evaluate([MuLaw(8)], ev.find_clips(data, 1), METRICS, tmp_path, progress=False).rows
+    (summary,) = csv.DictReader((tmp_path / "summary.csv").open())
+    assert len(rows) == 3 and float(summary["si_sdr_clips"]) == 1
+    assert "1 × 256 codes, 8000 frames" in (tmp_path / "report.md").read_text()
+
+
 def test_estimates():
     value = report.estimate([1, 2, 3, float("nan")])
     assert (value.mean, value.clips) == (2, 3)
-    assert value.ci == pytest.approx(4.3027 / np.sqrt(3), rel=0.05)  # Student's t, 2 degrees of freedom
+    assert value.ci == pytest.approx(4.30265 / np.sqrt(3), rel=1e-5)  # Student's t, 2 degrees of freedom
+    assert report.student_t(1) == pytest.approx(12.7062, rel=1e-5) and report.student_t(3) == pytest.approx(3.1824, rel=0.01)
     assert report.student_t(9) == pytest.approx(2.2622, rel=1e-3) and report.student_t(1000) == pytest.approx(1.9623, rel=1e-4)
     ratio = report.estimate([100, 0], [1, 9])  # one error in ten words
     assert ratio.mean == pytest.approx(10)
@@ -230,8 +327,8 @@ def test_report_without_matplotlib(data, tmp_path, monkeypatch):
 
 
 def test_report_warns_of_uneven_clips(data, tmp_path):
-    run([MuLaw(8)], data, tmp_path)
-    result = ev.evaluate([MuLaw(4)], ev.find_clips(data, 1), METRICS, tmp_path, progress=False)
+    ev.evaluate([MuLaw(8)], ev.find_clips(data, 1), METRICS, tmp_path, progress=False)
+    result = run([MuLaw(4)], data, tmp_path)
     assert "Not all systems have run on all clips" in result.report.read_text()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,35 @@ def test_redundancy_helps_when_packets_are_lost(speech: np.ndarray) -> None:
 
 
 def test_impossible_settings() -> None:
-    for options in ({"redundancies": (4,)}, {"losses": (1.0,)}, {"burst": 0.5}, {"bitrate": 500, "redundancies": (1,)}):
+    for options in (
+        {"redundancies": (4,)}, {"losses": (1.0,)}, {"burst": 0.5}, {"burst": math.inf}, {"burst": math.nan},
+        {"bitrate": 500, "redundancies": (1,)},
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match="give redundancies of 0 to"):
             lossy_systems("mini", **options)  # type: ignore[arg-type]
+
+
+def test_more_than_a_channel_can_lose_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"90 % of the packets cannot be lost 2 in a row on average: at most 66\.7 %"):
+        lossy_systems("mini", losses=(0.1, 0.9))
+    lossy_systems("mini", losses=(0.9,), burst=9.0)
+
+
+def test_one_packet_more_changes_nothing_before_it(speech: np.ndarray) -> None:
+    for length in range(3200, 6400, 37):
+        longer, shorter = (Channel(0.3).lost(n, speech[:length]) for n in (length // 320 + 2, length // 320 + 1))
+        np.testing.assert_array_equal(longer[:-1], shorter)
+
+
+def test_rows_of_another_channel_are_refused(speech: np.ndarray, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "clip.wav", speech[:RATE], RATE)
+    clips, traces = find_clips(tmp_path / "clip.wav"), [{"trace": (False, True)}, {"trace": (True, False)}]
+    for kinds in ([{"burst": 2.0}, {"burst": 8.0}], traces):
+        out = tmp_path / next(iter(kinds[0]))
+        first, second = (lossy_systems("mini", redundancies=(0,), losses=(0.3,), **kind) for kind in kinds)  # type: ignore[arg-type]
+        evaluate(first, clips, ["si_sdr"], out, progress=False)
+        with pytest.raises(ConfigError, match="use another folder"):
+            evaluate(second, clips, ["si_sdr"], out, progress=False)
 
 
 @pytest.mark.skipif(bool(opus_absence()), reason="libopus or opuslib is not installed")
@@ -86,8 +113,9 @@ def test_opus_is_in_time_and_conceals(speech: np.ndarray) -> None:
 def test_the_page(speech: np.ndarray, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "clip.wav", speech, RATE)
     systems = lossy_systems("mini", 4000, (0, 1), (0.0, 0.3))
-    outcome = evaluate(systems, find_clips(tmp_path), ["si_sdr"], tmp_path / "out", progress=False)
-    text = write(tmp_path / "out", systems, outcome.rows, ["si_sdr"]).read_text()
+    clips = find_clips(tmp_path)
+    outcome = evaluate(systems, clips, ["si_sdr"], tmp_path / "out", progress=False)
+    text = write(tmp_path / "out", systems, clips, outcome.rows, ["si_sdr"]).read_text()
     header = next(line for line in text.splitlines() if line.startswith("| SI-SDR"))
     assert [cell.strip() for cell in header.split("|")[2:-1]] == ["kbps", "0 %", "30 %"]
     row = next(line for line in text.splitlines() if line.startswith("| mini 4 kbps"))
@@ -101,5 +129,6 @@ def test_the_command(speech: np.ndarray, tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [str(option) for option in options])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "loss.md").exists()
-    refused = CliRunner().invoke(command, ["--data", str(tmp_path), "--loss", "many"])
-    assert refused.exit_code == 2 and "give numbers separated by commas" in refused.output
+    for wrong, kind in ({"--loss": "many"}, "numbers"), ({"--redundancy": "0.5"}, "whole numbers"), ({"--opus": "nan"}, "numbers"):
+        refused = CliRunner().invoke(command, ["--data", str(tmp_path), *next(iter(wrong.items()))])
+        assert refused.exit_code == 2 and f"give {kind} from 0, separated by commas" in refused.output

@@ -101,6 +101,17 @@ def test_opinion_of_a_voice_and_of_noise(name, speech):
         assert 5 >= clear.values[column.name] > rough.values[column.name] >= 1
 
 
+def test_pesq_takes_no_long_clips(voice):
+    need("pesq_wb")
+    long = np.resize(voice, metrics.PESQ_SECONDS * RATE + 1)
+    result = METRICS["pesq_wb"](long, long)
+    assert np.isnan(result.values["pesq_wb"]) and "longer than 40 s" in result.reason
+
+
+def test_a_metric_asked_for_twice_is_one():
+    assert [metric.name for metric in metrics.select(["si_sdr", "mel_distance", "si_sdr"])[0]] == ["si_sdr", "mel_distance"]
+
+
 def test_word_errors(speech):
     need("wer")
     speech = speech[: 4 * RATE]

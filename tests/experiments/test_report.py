@@ -84,6 +84,29 @@ def test_clips_that_disagree_are_noise_too(tmp_path):
     assert entry["spread"] == 0 and entry["clips_ci95"] > abs(entry["difference"]) > 0.05 and not entry["distinguishable"]
 
 
+def test_seeds_that_could_measure_other_clips(tmp_path):
+    """The difference is over the clips that all pairs of seeds have."""
+    experiment = EXPERIMENTS["ablation"]
+    jobs, outcome = made(experiment, {"full": 2.0, "relu": 1.5}, tmp_path=tmp_path)
+    relu = next(result for result in outcome.results if result["trial"] == "relu")
+    cut = {name: values[1:] for name, values in relu["values"].items()}
+    cut["pesq_wb"] = [value + 0.2 for value in cut["pesq_wb"]]
+    document = report.collect(experiment, jobs, Outcome([*outcome.results, {**relu, "seed": 1, "clips": CLIPS[1:], "values": cut}], []))
+    entry = next(trial for trial in document["trials"] if trial["name"] == "relu")["difference"]["pesq_wb"]
+    assert entry["difference"] == pytest.approx(-0.4)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_nothing_that_could_be_measured(tmp_path, name):
+    """Silent clips, for instance."""
+    experiment = EXPERIMENTS[name]
+    jobs, outcome = made(experiment, {trial.name: 2.0 for trial in experiment.trials}, tmp_path=tmp_path)
+    for result in outcome.results:
+        result["values"] = {column: [None] * len(CLIPS) for column in result["values"]}
+    page = report.write(experiment, jobs, outcome, tmp_path).read_text(encoding="utf-8")
+    assert name == "single-codebook" or "none of the metrics could be measured" in page
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_three_files_for_each(tmp_path, name):
     experiment = EXPERIMENTS[name]

@@ -210,3 +210,19 @@ def test_the_torch_system_is_the_model(tmp_path, tiny_model, speech):
     with torch.no_grad():
         output, _, _ = tiny_model(padded)
     np.testing.assert_allclose(whole.audio, output[0, : len(speech)].numpy(), atol=1e-4)
+
+
+def test_a_row_that_a_crash_cut_off_is_measured_again(tmp_path, tiny_model, speech):
+    pytest.importorskip("torch")
+    from spectokenizer.training.checkpoint import save_model
+
+    save_model(tmp_path / "run", tiny_model, tiny_model.config, {})
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", speech, 16000)
+    sources = Sources(str(tmp_path), str(tmp_path))
+    whole = running.measure(tmp_path / "run", 2, sources, tmp_path)
+    table = tmp_path / "results.csv"
+    table.write_bytes(table.read_bytes()[:-9])
+    again = running.measure(tmp_path / "run", 2, sources, tmp_path)
+    assert again["clips"] == ["a.wav", "b.wav"]
+    np.testing.assert_allclose(again["values"]["si_sdr"], whole["values"]["si_sdr"], rtol=1e-4)

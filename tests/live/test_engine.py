@@ -177,7 +177,7 @@ def test_room_for_so_many(tiny_codec: Codec) -> None:
     assert (len(run.engine.encoders), len(run.engine.decoders)) == (2, 2)
     run((second, Leave()))
     assert (len(run.engine.encoders), len(run.engine.decoders)) == (1, 1)
-    with pytest.raises(StreamError, match="give 1 or more"):
+    with pytest.raises(StreamError, match="give a whole number from 1"):
         Engine(tiny_codec, 0)
 
 

@@ -137,5 +137,6 @@ def test_a_stream_moves_between_batch_and_single(tiny_codec: Codec, speech: np.n
 
 
 def test_no_slots(tiny_codec: Codec) -> None:
-    with pytest.raises(StreamError, match="give 1 or more"):
-        EncoderBatch(tiny_codec, slots=0)
+    for slots in (0, 1.5):
+        with pytest.raises(StreamError, match="give a whole number from 1"):
+            EncoderBatch(tiny_codec, slots=slots)  # type: ignore[arg-type]

@@ -60,6 +60,23 @@ def test_silence_has_finite_gradients(clip):
     assert torch.isfinite(y.grad).all()
 
 
+def test_a_silent_clip_does_not_rule_a_step(clip):
+    """Nor does one with an empty band, when the output is not quiet yet."""
+    noise = 0.05 * torch.randn(3, RATE)
+    telephone = torch.fft.irfft(torch.fft.rfft(noise) * (torch.fft.rfftfreq(RATE, 1 / RATE) > 300))
+
+    def strength(x):
+        y = (0.1 * torch.randn(len(x), RATE)).requires_grad_()
+        values = losses.reconstruction(x, y, RATE, torch.Generator().manual_seed(0))
+        sum(values[name] for name in ("waveform", "bands", "coherence", "loudness")).backward()
+        return y.grad.norm(dim=1)
+
+    silent = strength(torch.cat([noise[:2], 3e-5 * noise[:1].sign()]))
+    assert silent[2] == 0 and (silent[:2] > 0).all()
+    with_telephone = strength(torch.cat([noise[:2], telephone[2:]]))
+    assert with_telephone[2] < 1e3 * with_telephone[0]
+
+
 def test_si_sdr_formula(clip):
     x = clip - clip.mean(1, keepdim=True)
     noise = torch.randn_like(x)

@@ -128,6 +128,17 @@ def test_interrupt_saves(setup):
     assert "saved in" in finish(process)
 
 
+def test_two_processes_stop_together(setup):
+    """Told to one, as a scheduler does."""
+    process = start(setup, "stopped", "--devices", "2")
+    while not (setup / "stopped" / "state.pt").exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    assert "saved in" in output and "Traceback" not in output
+
+
 def test_folder_of_another_codec_is_refused(setup):
     finish(start(setup, "other", "--max-steps", "1"))
     other = RECIPE.replace("[8, 8, 8, 16, 16]", "[8, 8, 8, 16, 24]")
@@ -149,10 +160,24 @@ def test_folder_of_another_codec_is_refused(setup):
         ("num_codebooks = 3", "num_codebook = 3", "num_codebook"),
         ("[codec]", "[codec", "TOML"),
         ("lr = 1e-3", "lr = -1", "positive"),
+        ("lr = 1e-3", 'lr = "1e-3"', "positive"),
+        ("steps = 4", "steps = 3.5", "whole number from 1"),
+        ("{ waveform = 1.0, complex = 1.0 }", "{ }", "a loss with a weight"),
+        ("{ waveform = 1.0, complex = 1.0 }", "{ commitment = 1.0 }", "not commitment alone"),
+        ("{ waveform = 1.0, complex = 1.0 }", "[1]", "losses, by name"),
+        ("quantize = false", "quantize = 0", "true or false"),
+        ("log_every = 1", "log_every = 0", "log_every is 0; give a whole number from 1"),
+        ("batch_size = 2", "batch_size = 1.5", "batch_size is 1.5; give a whole number"),
+        ("batch_size = 2", "batch_size = 2\nvalidation_share = 0", "validation_share is 0; give a number from"),
+        ("batch_size = 2", "batch_size = 2\nema_decay = 1.5", "ema_decay is 1.5"),
+        ("batch_size = 2", "batch_size = 2\nmuon = 1", "muon is 1; give true or false"),
+        ("[codec]", "codec = 1\n[augment]", "codec is 1; make it a table"),
+        ("complex = 1.0 }", "feature = 1.0 }", "needs a discriminator"),
     ],
 )
 def test_broken_recipes_are_named(tmp_path, old, new, message):
-    (tmp_path / "x.toml").write_text(RECIPE.replace(old, new, 1))
+    recipe = RECIPE.replace(old, new, 1).replace("batch_size", "mpd = false\nmbms_stft = false\nbatch_size", "discriminator" in message)
+    (tmp_path / "x.toml").write_text(recipe)
     with pytest.raises(ConfigError, match=message):
         TrainConfig.load(tmp_path / "x.toml")
 
@@ -213,6 +238,27 @@ def test_a_loss_that_is_no_number_rolls_back(setup, monkeypatch, capsys):
         train.run(config, setup / "audio", setup / "poisoned2", threads=1, cache=setup / "cache")
 
 
+def test_a_gradient_that_is_no_number_is_not_taken(setup, monkeypatch):
+    from spectokenizer.training import train
+
+    original, calls = train.weighted, []
+
+    def poisoned(values, weights):
+        calls.append(1)
+        loss = original(values, weights)
+        if len(calls) == 4:
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+        return loss
+
+    monkeypatch.setattr(train, "weighted", poisoned)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    train.run(TrainConfig.load(setup / "tiny.toml"), setup / "audio", setup / "hooked", threads=1, cache=setup / "cache")
+    assert torch.load(setup / "hooked" / "state.pt", weights_only=True)["rollbacks"] == 1
+    assert all(value.isfinite().all() for value in load_file(setup / "hooked" / "weights.safetensors").values())
+    steps = [json.loads(x)["step"] for x in (setup / "hooked" / "metrics.jsonl").read_text().splitlines() if '"train"' in x]
+    assert steps == list(range(1, 13))
+
+
 def test_init_begins_with_other_weights(setup):
     finish(start(setup, "source", "--max-steps", "6"))
     finish(start(setup, "branch", "--init", str(setup / "source"), "--max-steps", "1"))
@@ -263,6 +309,40 @@ def test_codebooks_start_afresh_after_an_autoencoder_stage(setup, here):
     anew = here("anew", RECIPE, init=setup / "source", max_steps=5)
     torch.testing.assert_close(kept["quantizer.project_in"], source["quantizer.project_in"], rtol=0, atol=0.05)
     assert float((anew["quantizer.project_in"] - source["quantizer.project_in"]).abs().max()) > 0.1
+
+
+AUTOENCODER, QUANTIZED = ("[[stage]]" + stage for stage in RECIPE.split("[[stage]]")[1:])
+
+
+@pytest.mark.parametrize(("then", "steps"), [(RECIPE.replace("steps = 4", "steps = 2"), 6), (RECIPE + AUTOENCODER + QUANTIZED, 20)])
+def test_codebooks_start_afresh_whenever_the_latents_were_others(setup, here, monkeypatch, then, steps):
+    """Also when the autoencoder stage is cut short in the file, and after a second one."""
+    from spectokenizer.training import train
+
+    begun = []
+    original = train._initialize_codebooks
+    monkeypatch.setattr(train, "_initialize_codebooks", lambda state, *rest: (begun.append(state.step), original(state, *rest)))
+    name = f"afresh-{steps}"
+    here(name, RECIPE, max_steps=3)
+    here(name, then, max_steps=steps)
+    assert begun == ([3] if steps == 6 else [4, 16])
+
+
+def test_a_codec_that_differs_in_no_shape_is_refused(setup, here):
+    here("plain", RECIPE, max_steps=1)
+    with pytest.raises(ConfigError, match=r"compression 2\.0 instead of 1\.0"):
+        here("plain", RECIPE.replace('name = "tiny"', 'name = "tiny"\ncompression = 1.0'), max_steps=2)
+    here("plain", RECIPE.replace('name = "tiny"', 'name = "other"'), max_steps=2)  # a name is free
+
+
+def test_a_resumed_run_logs_means_over_the_steps_that_it_made(setup, here):
+    recipe = RECIPE.replace("log_every = 1", "log_every = 4")
+    here("rows", recipe, max_steps=3)
+    here("rows", recipe, max_steps=4)
+    here("each", RECIPE, max_steps=4)
+    (row,), each = ([x for x in map(json.loads, (setup / run / "metrics.jsonl").read_text().splitlines()) if x["kind"] == "train"]
+                    for run in ("rows", "each"))  # fmt: skip
+    assert row["waveform"] == pytest.approx(each[-1]["waveform"], rel=1e-4)
 
 
 def test_a_time_stride_more_begins_with_the_same_weights(setup, here):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,8 @@ def _run(
 ) -> None:  # fmt: skip
     if steps and budget:
         raise click.UsageError("give --steps or --budget, not both")
+    if budget and not math.isfinite(budget):
+        raise click.BadParameter(f"{budget} s of audio; give a number", param_hint="--budget")
     if smoke and (data or validation or noise or init or steps or budget):
         raise click.UsageError("--smoke makes its own data and budget: no --data, --validation, --noise, --init, --steps, --budget")
     if not smoke and not (data and validation):

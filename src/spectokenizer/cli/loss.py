@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -42,7 +44,7 @@ def loss(
     systems = simulation.lossy_systems(
         model,
         round(chosen_bitrate(load(model), bitrate)),
-        [round(value) for value in _numbers(redundancy, "--redundancy")],
+        [int(value) for value in _numbers(redundancy, "--redundancy", int)],
         [value / 100 for value in _numbers(losses, "--loss")],
         burst,
         simulation.read_trace(trace) if trace else (),
@@ -50,13 +52,17 @@ def loss(
     )
     outcome = run.evaluate(systems, clips, names, out, workers)
     chosen = [metric.name for metric in registry.select(names)[0]]
-    click.echo(simulation.write(out, systems, outcome.rows, chosen))
+    click.echo(simulation.write(out, systems, clips, outcome.rows, chosen))
     if outcome.failures:
         raise click.ClickException(f"{len(outcome.failures)} of the clips could not be processed; they are listed in {outcome.report}")
 
 
-def _numbers(text: str, option: str) -> list[float]:
+def _numbers(text: str, option: str, number: Callable[[str], float] = float) -> list[float]:
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise click.BadParameter(f"'{text}'; give numbers separated by commas", param_hint=option) from error
+        values = [number(part) for part in text.split(",") if part.strip()]
+        if all(0 <= value < math.inf for value in values):
+            return values
+    except ValueError:
+        pass
+    kind = "whole numbers" if number is int else "numbers"
+    raise click.BadParameter(f"'{text}'; give {kind} from 0, separated by commas", param_hint=option)

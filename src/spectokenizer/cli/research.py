@@ -22,10 +22,10 @@ def _need_torch() -> None:
 @click.option("--validation", type=click.Path(), help="Held-out audio, given like --data; else a share of it.")
 @click.option("--noise", type=click.Path(), help="Noise to augment with, given like --data; else it is made.")
 @click.option("--init", type=click.Path(), help="Folder of weights to begin with (models/mini, a run) instead of random ones.")
-@click.option("--devices", default=1, show_default=True, help="Processes, one per core or GPU.")
-@click.option("--threads", type=int, help="CPU threads per process; default: all cores, shared out.")
+@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="Processes, one per core or GPU.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads per process; default: all cores, shared out.")
 @click.option("--cache", type=click.Path(), help="Where decoded audio is kept; default: the user's cache folder.")
-@click.option("--max-steps", type=int, help="Stop here, whatever the config says.")
+@click.option("--max-steps", type=click.IntRange(1), help="Stop here, whatever the config says.")
 def train(
     config_file: str,
     data: str,

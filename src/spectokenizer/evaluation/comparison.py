@@ -8,6 +8,7 @@ The page says what it takes to get it again, and holds no date and no path.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -111,11 +112,15 @@ def compare(
     Raises what `evaluate` raises.
     """
     outcome = evaluate(systems, clips, metrics, out, workers, progress)
-    failed = {(failure.system, failure.bitrate) for failure in outcome.failures}
-    measured = {row["clip"] for row in outcome.rows}
-    timed = [s for s in systems if measured and s.name != report.ORIGINAL and (s.name, s.bitrate) not in failed]
+    names = {clip.name for clip in clips}
+    rows = [row for row in outcome.rows if row["clip"] in names]
+    measured, scored = {row["clip"] for row in rows}, {(row["system"], row["bitrate"]) for row in rows}
+    timed = [s for s in systems if s.name != report.ORIGINAL and (s.name, s.bitrate) in scored]
     speech = speech_of([clip for clip in clips if clip.name in measured]) if timed else np.zeros(0, np.float32)
-    speeds = {(system.name, system.bitrate): real_time_factor(system, speech) for system in timed}
+    speeds: dict[report.Key, float] = {}
+    for system in timed:
+        with contextlib.suppress(Exception):  # it may break here as on the clips that the page lists; its figure is then a dash
+            speeds[system.name, system.bitrate] = real_time_factor(system, speech)
     page = Path(results or Path(out) / "results.md")
     return outcome, write(page, Path(out), systems, clips, speeds, outcome, absent or {}, command)
 
@@ -219,7 +224,7 @@ def _provenance(systems: Sequence[System], clips: Sequence[Clip], rows: list[Row
     used = [clip for clip in clips if clip.name in measured]
     digest = hashlib.sha256()
     for clip in used:
-        digest.update(f"{clip.name}\n{hashlib.sha256(clip.path.read_bytes()).hexdigest()}\n".encode())
+        digest.update(f"{clip.name}\n{clip.digest}\n".encode())
     folders = Counter(str(PurePosixPath(clip.name).parent) for clip in used)
     listed = ", ".join(f"{count} from {folder}" for folder, count in sorted(folders.items()) if folder != ".")
     versions = dict.fromkeys(f"{system.name}: {getattr(system, 'fingerprint', '')}" for system in systems if system.name != report.ORIGINAL)

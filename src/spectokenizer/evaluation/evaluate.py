@@ -7,7 +7,7 @@ writes results.csv (a row at a time), codes/ (for codebook statistics), run.json
 A system is anything with `name`, `bitrate` (nominal, bits/s) and `process(audio, sample_rate) -> (audio of the same length,
 payload bits[, codes [K, T]])`; it must survive pickling when workers > 1, and should load what is heavy on first use.
 Optional: `aligned` (True: its output is promised to be in time and is never shifted), `fingerprint` (what it is exactly, e.g. a
-model hash: rows of another one are refused), `codebook_size`.
+model hash: rows of another one are refused), `codebook_size`. Rows of a clip whose file has changed since are refused, too.
 
 Time: every output is cross-correlated with its original within ±40 ms; lag and correlation are recorded. Systems that
 do not promise alignment are shifted by the lag when the correlation peak is distinct enough to be believed.
@@ -19,19 +19,21 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import hashlib
 import math
 import os
-import re
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
+from ..corpus.shard import _text
 from ..errors import AudioError, ConfigError, SpecTokenizerError
 from ..runtime import audio
 from ..runtime.audio import Audio
@@ -48,10 +50,22 @@ class Clip(NamedTuple):
     path: Path
 
     @property
+    def text(self) -> Path:
+        """Where the transcript is, if there is one: same name, .txt."""
+        return self.path.with_suffix(".txt")
+
+    @property
     def transcript(self) -> str | None:
-        """The text beside the clip: same name, .txt."""
-        text = self.path.with_suffix(".txt")
-        return text.read_text(encoding="utf-8") if text.is_file() else None
+        """What is said in the clip. Raises ConfigError."""
+        try:
+            return self.text.read_text(encoding="utf-8") if self.text.is_file() else None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self.text}: not UTF-8 ({error.reason} at byte {error.start}); save the transcript as UTF-8") from error
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file: names alone do not tell one data set from another."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
 class Processed(NamedTuple):
@@ -132,7 +146,7 @@ def find_clips(data: str | Path, limit: int | None = None) -> list[Clip]:
             raise ConfigError(f"limit is {limit}; give at least 1 clip")
         count = min(limit, len(paths))
         paths = [paths[i * len(paths) // count] for i in range(count)]
-    return [Clip((p.relative_to(root) if p.is_relative_to(root) else p).as_posix(), p) for p in paths]
+    return [Clip(_text((p.relative_to(root) if p.is_relative_to(root) else p).as_posix()), p) for p in paths]
 
 
 # -- one clip through one system ---------------------------------------------------------------------------------------
@@ -159,8 +173,8 @@ def shift(samples: Audio, lag: int) -> Audio:
     return out
 
 
-FIXED = ("system", "bitrate", "clip", "fingerprint", "seconds", "kbps", "lag_ms", "correlation", "shifted", "gain_db")
-Row = dict[str, Any]  # FIXED, the metrics' fields, notes
+FIXED = ("system", "bitrate", "clip", "audio", "fingerprint", "seconds", "kbps", "lag_ms", "correlation", "shifted", "gain_db")
+Row = dict[str, Any]  # FIXED, the metrics' fields, notes; tables from before `audio` are refused: nobody knows what they heard
 
 
 class Failure(NamedTuple):
@@ -176,6 +190,8 @@ def measure(clip: Clip, system: System, names: Sequence[str], codes_folder: Path
     """Process and score one clip. What goes wrong with this clip alone comes back as a Failure."""
     try:
         reference, _ = audio.read(clip.path, SAMPLE_RATE)
+        digest = clip.digest
+        transcript = clip.transcript if "wer" in names else None  # a text that no metric reads may be anything
         if not len(reference):
             raise AudioError(f"{clip.path}: holds no samples")
         made = Processed(*system.process(reference, SAMPLE_RATE))
@@ -186,7 +202,7 @@ def measure(clip: Clip, system: System, names: Sequence[str], codes_folder: Path
             raise AudioError(f"{system.name} returned values that are not finite")
     except Exception as error:  # one clip, one system: the other thousands must go on; nothing is lost, the report lists it
         reason = str(error) if isinstance(error, SpecTokenizerError) else f"{type(error).__name__}: {error}"
-        return Failure(system.name, system.bitrate, clip.name, reason.replace("\n", " "))
+        return Failure(system.name, system.bitrate, clip.name, _text(reason.replace("\n", " ")))
 
     lag, correlation = find_lag(reference, degraded)
     shifted = bool(lag) and correlation >= TRUSTED_CORRELATION and not getattr(system, "aligned", False)
@@ -197,6 +213,7 @@ def measure(clip: Clip, system: System, names: Sequence[str], codes_folder: Path
         "system": system.name,
         "bitrate": system.bitrate,
         "clip": clip.name,
+        "audio": digest,
         "fingerprint": getattr(system, "fingerprint", ""),
         "seconds": len(reference) / SAMPLE_RATE,
         "kbps": made.payload_bits * SAMPLE_RATE / len(reference) / 1000,
@@ -205,7 +222,7 @@ def measure(clip: Clip, system: System, names: Sequence[str], codes_folder: Path
         "shifted": int(shifted),
         "gain_db": 10 * math.log10(energy_out / energy_in) if energy_in and energy_out else math.nan,
     }
-    notes, transcript = [], clip.transcript
+    notes = []
     for name in names:
         values, reason = registry.METRICS[name](reference, degraded, SAMPLE_RATE, transcript)
         row |= values
@@ -214,33 +231,58 @@ def measure(clip: Clip, system: System, names: Sequence[str], codes_folder: Path
     if codes_folder is not None and made.codes is not None:
         folder = codes_folder / report.system_folder(system.name, system.bitrate)
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / (re.sub(r"[^\w.-]+", "__", clip.name) + ".npy"), np.asarray(made.codes))
+        np.save(folder / report.codes_file(clip.name), np.asarray(made.codes))
     return row | {"notes": "; ".join(notes)}
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
+def _lock(file: TextIO) -> None:
+    """Held until the file is closed, or its process ends in whatever way. Raises ConfigError when another has it."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(f"{file.name}: another evaluation is writing there; wait for it, or use another folder") from error
+    except OSError:  # a file system without locks
+        pass
+
+
 class Table:
-    """results.csv: appended to and flushed row by row; a last line that a kill cut short is dropped on opening."""
+    """results.csv: appended to and flushed row by row, by one process; a last line that a kill cut short is dropped on opening.
+
+    Raises ConfigError when it is in use, of other columns or no such table at all; it is then left as it is.
+    """
 
     def __init__(self, path: Path, fields: Sequence[str]):
         self.path, self.fields = path, [*FIXED, *fields, "notes"]
-        self.rows: list[Row] = []
-        if path.exists():
-            whole = path.read_bytes().rfind(b"\n") + 1
-            os.truncate(path, whole)
-        if path.exists() and path.stat().st_size:
-            self.rows = report.read_rows(path)
-            with path.open(newline="", encoding="utf-8") as file:
-                header = next(csv.reader(file))
-            if header != self.fields:
-                differing = sorted(set(header) ^ set(self.fields)) or ["the order"]
-                raise ConfigError(f"{path} has other columns ({', '.join(differing)} differ); use the same metrics or another folder")
-        else:
-            with path.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerow(self.fields)
-        self._file = path.open("a", newline="", encoding="utf-8")
+        self._file = path.open("a+", newline="", encoding="utf-8")
+        try:
+            _lock(self._file)
+            self.rows = self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> list[Row]:
+        header, data = (",".join(self.fields) + "\n").encode(), self.path.read_bytes()
+        if header.startswith(data):  # empty, or killed while its header was being written
+            os.truncate(self.path, 0)
+            self._file.write(header.decode())
+            self._file.flush()
+            return []
+        if not data.startswith(header):
+            found = data.partition(b"\n")[0].decode("utf-8", "backslashreplace").split(",")
+            if found[:3] != self.fields[:3]:
+                raise ConfigError(f"{self.path} is no table of results (it begins with {found[0][:40]!r}); use another folder")
+            differing = sorted(set(found) ^ set(self.fields)) or ["the order"]
+            raise ConfigError(f"{self.path} has other columns ({', '.join(differing)} differ); use the same metrics or another folder")
+        os.truncate(self.path, data.rfind(b"\n") + 1)
+        return report.read_rows(self.path)
 
     def __enter__(self) -> Table:
         return self
@@ -302,15 +344,23 @@ def _results(
     with _single_threaded_children():
         pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (systems, names, codes))
         try:
-            queue, running = iter(jobs), set[Future[Row | Failure]]()
+            queue, running = iter(jobs), dict[Future[Row | Failure], Job]()
             while True:
                 while len(running) < 2 * workers and (job := next(queue, None)) is not None:
-                    running.add(pool.submit(_work, job))
+                    running[pool.submit(_work, job)] = job
                 if not running:
                     return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
+                done = wait(running, return_when=FIRST_COMPLETED).done
+                for future in sorted(done, key=lambda future: future.exception() is not None):  # results first: they are kept
+                    result = future.result()
+                    del running[future]
+                    yield result
+        except BrokenProcessPool as error:
+            lost = ", ".join(sorted({clip.name for clip, _ in running.values()}))
+            raise SpecTokenizerError(
+                f"a worker process died at one of {lost}: out of memory, killed, or a metric's library crashed; finished rows are "
+                "kept and the same command goes on: with --workers 1 it needs less memory, else leave out that clip or metric"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -331,8 +381,8 @@ def evaluate(
 ) -> Outcome:
     """Score every system on every clip into folder `out` and write the report; rows already there are kept.
 
-    Raises ConfigError when the folder holds another model's rows or other metrics, when there is nothing to do, or when a
-    metric asked for by name is absent.
+    Raises ConfigError when the folder holds rows of another model, of other clips of these names or of other metrics, or is being
+    written to, when there is nothing to do, or when a metric asked for by name is absent; SpecTokenizerError when a worker died.
     """
     if not systems or not clips:
         raise ConfigError(f"nothing to evaluate: {len(systems)} systems, {len(clips)} clips")
@@ -345,11 +395,15 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
 
     with Table(out / "results.csv", [field for metric in chosen for field in metric.fields]) as table:
-        prints = {(s.name, s.bitrate): getattr(s, "fingerprint", "") for s in systems}
-        for row in table.rows:
-            key = row["system"], row["bitrate"]
-            if row["fingerprint"] != prints.get(key, row["fingerprint"]):
-                raise ConfigError(f"{table.path} holds rows of another '{key[0]}' ({row['fingerprint']}); use another folder")
+        prints = {row["system"]: row["fingerprint"] for row in table.rows}
+        for system in systems:
+            if prints.setdefault(system.name, mine := getattr(system, "fingerprint", "")) != mine:
+                raise ConfigError(f"{table.path} is for another '{system.name}' ({prints[system.name]}, not {mine}); use another folder")
+        heard = {row["clip"]: row["audio"] for row in table.rows}
+        for clip in clips:
+            if clip.name in heard and clip.digest != heard[clip.name]:
+                seen = _text(str(clip.path))
+                raise ConfigError(f"{table.path} holds rows of another '{clip.name}' than {seen} is now; use another folder (--out)")
         report.describe(out, systems, clips, chosen, absent)
 
         done = {(row["system"], row["bitrate"], row["clip"]) for row in table.rows}

@@ -9,6 +9,7 @@ in each packet, the frame's own codebooks are r fewer, so that all curves of one
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from ..runtime.files import to_int16
 from ..training.augment import bursts
 from . import report
 from .baselines import fit
-from .evaluate import Processed, Row, _codec
+from .evaluate import Clip, Processed, Row, _codec
 from .metrics import METRICS, Column
 
 Lost = npt.NDArray[np.bool_]
@@ -42,12 +43,18 @@ class Channel:
     burst: float = 2.0
     trace: tuple[bool, ...] = ()
 
+    @property
+    def fingerprint(self) -> str:
+        """What `loss` does not tell."""
+        return f"trace {zlib.crc32(bytes(self.trace)):08x}" if self.trace else f"burst {self.burst:g}"
+
     def lost(self, packets: int, audio: Audio) -> Lost:
-        """[packets], the same for the same audio."""
+        """[packets], the same for the same audio, even where a codec's delay makes one packet more."""
         seed = zlib.crc32(to_int16(audio).tobytes())
         if self.trace:
             return np.resize(np.roll(self.trace, -(seed % len(self.trace))), packets)
-        return bursts(packets, np.array([self.loss]), np.array([self.burst]), np.random.default_rng(seed))[:, 0]
+        drawn = len(audio) // 80 + 100  # of the audio alone, and more packets than it has with any codec
+        return bursts(drawn, np.array([self.loss]), np.array([self.burst]), np.random.default_rng(seed))[:packets, 0]
 
 
 def read_trace(path: str | Path) -> tuple[bool, ...]:
@@ -68,12 +75,16 @@ class OverPackets:
     channel: Channel
     series: str
     bitrate: int
-    fingerprint: str
+    model_hash: str
     aligned: bool = True
 
     @property
     def name(self) -> str:
         return f"{self.series}, {100 * self.channel.loss:.3g} % lost"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.model_hash}, {self.channel.fingerprint}"
 
     def process(self, audio: Audio, sample_rate: int) -> Processed:
         codec = _codec(self.model)
@@ -108,6 +119,12 @@ class OpusOverPackets:
     @property
     def name(self) -> str:
         return f"{self.series}, {100 * self.channel.loss:.3g} % lost"
+
+    @property
+    def fingerprint(self) -> str:
+        import opuslib
+
+        return f"{opuslib.api.info.get_version_string().decode()}, {self.channel.fingerprint}"
 
     def process(self, audio: Audio, sample_rate: int) -> Processed:
         import opuslib
@@ -165,10 +182,15 @@ def lossy_systems(
     info = codec.info
     codebooks = codec.codebooks_for(bitrate)
     bad = [r for r in redundancies if not 0 <= r <= min(MAX_REDUNDANCY, codebooks - 1)]
-    if bad or not all(0 <= loss < 1 for loss in losses) or burst < 1:
+    if bad or not all(0 <= loss < 1 for loss in losses) or not 1 <= burst < math.inf:
         raise ConfigError(
             f"redundancy {list(redundancies)}, losses {list(losses)}, burst {burst:g}: give redundancies of 0 to "
             f"{min(MAX_REDUNDANCY, codebooks - 1)} codebooks, shares of packets below 1 and a burst of at least 1"
+        )
+    if not trace and max(losses, default=0) > (most := burst / (burst + 1)):
+        raise ConfigError(  # one packet at least arrives between two bursts
+            f"{100 * max(losses):g} % of the packets cannot be lost {burst:g} in a row on average: at most {100 * most:.3g} %; "
+            "give a longer burst"
         )
     total = round(8 * (1 + -(-codebooks * info.bits_per_code // 8)) * info.frame_rate)
     channels = [Channel(float(np.mean(trace)), burst, trace)] if trace else [Channel(loss, burst) for loss in losses]
@@ -180,20 +202,20 @@ def lossy_systems(
     return [*ours, *(OpusOverPackets(c, rate or total) for rate in opus for c in channels)]
 
 
-def write(out: str | Path, systems: Sequence[LossySystem], rows: Sequence[Row], metrics: Sequence[str]) -> Path:
-    """loss.md and loss.png into `out`: each metric over the share of lost packets, a line per system."""
-    out = Path(out)
+def write(out: str | Path, systems: Sequence[LossySystem], clips: Sequence[Clip], rows: Sequence[Row], metrics: Sequence[str]) -> Path:
+    """loss.md and loss.png into `out`: each metric over the share of lost packets, a line per system; rows of other clips are left out."""
+    out, wanted = Path(out), {clip.name for clip in clips}
     columns = [column for name in metrics for column in METRICS[name].columns]
-    summary = report.summarise(rows, columns)
+    summary = report.summarise((row for row in rows if row["clip"] in wanted), columns)
     table: dict[str, dict[float, Any]] = {}
     for system in systems:
         table.setdefault(system.series, {})[system.channel.loss] = summary.get((system.name, system.bitrate))
     losses = sorted({system.channel.loss for system in systems})
     trouble = _draw(out / "loss.png", table, columns)
-    clips = len({row["clip"] for row in rows})
     parts = [
-        f"# Lost packets\n\n{clips} clips; means. Packets of 20 ms, lost in bursts of {systems[0].channel.burst:g} on average "
-        "(Gilbert–Elliott) or by a trace; every system loses the same ones. The rate is that of the packets, headers included.",
+        f"# Lost packets\n\n{len(clips)} clips; means, (n) where only n could be measured. Packets of 20 ms, lost in bursts of "
+        f"{systems[0].channel.burst:g} on average (Gilbert–Elliott) or by a trace; every system loses the same ones. The rate "
+        "is that of the packets, headers included.",
         "![Quality over loss](loss.png)" if trouble is None else f"No picture: {trouble}.",
     ]
     for column in columns:
@@ -201,7 +223,8 @@ def write(out: str | Path, systems: Sequence[LossySystem], rows: Sequence[Row], 
         body = []
         for series, by_loss in table.items():
             kbps = next((e["kbps"].mean for e in by_loss.values() if e), float("nan"))
-            cells = [f"{by_loss[loss][column.name].mean:.{column.digits}f}" if by_loss.get(loss) else "–" for loss in losses]
+            found = [by_loss[loss] and by_loss[loss][column.name] for loss in losses]
+            cells = [report._cell(value._replace(ci=math.nan), column.digits, len(clips)) if value else "–" for value in found]
             body.append([series, f"{kbps:.2f}", *cells])
         parts.append(report.markdown_table(header, body))
     path = out / "loss.md"

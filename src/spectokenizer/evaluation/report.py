@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .evaluate import Clip, System
 
 ORIGINAL = "original"  # the name of the system that leaves clips as they are
-TEXT_FIELDS = {"system", "clip", "fingerprint", "notes"}
+TEXT_FIELDS = {"system", "clip", "audio", "fingerprint", "notes"}
 GROUPS = {
     "signal": "Signal: against the original",
     "opinion": "Opinion: neural scores of the decoded clip alone",
@@ -34,9 +35,20 @@ Row = dict[str, Any]
 Key = tuple[str, int]  # system, bitrate
 
 
+def _file_name(text: str) -> str:
+    """One of its own for each text: what had to be replaced counts by its checksum."""
+    safe = re.sub(r"[^\w.-]+", "_", text)
+    return safe if safe == text else f"{safe}-{zlib.crc32(text.encode()):08x}"
+
+
 def system_folder(name: str, bitrate: int) -> str:
     """Where the codes of one system lie below codes/."""
-    return re.sub(r"[^\w.-]+", "_", f"{name}-{bitrate}")
+    return _file_name(f"{name}-{bitrate}")
+
+
+def codes_file(clip: str) -> str:
+    """Where the codes of one clip lie in a system's folder."""
+    return _file_name(clip) + ".npy"
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -66,8 +78,8 @@ def describe(out: Path, systems: Sequence[System], clips: Sequence[Clip], metric
         }
     description = {
         "systems": known,
-        "clips": len(clips),
-        "transcripts": sum(clip.transcript is not None for clip in clips),
+        "clips": [clip.name for clip in clips],
+        "transcripts": sum(clip.text.is_file() for clip in clips),
         "metrics": {metric.name: metric.version for metric in metrics},
         "absent": absent,
     }
@@ -88,8 +100,13 @@ class Estimate(NamedTuple):
 
 
 def student_t(freedom: int) -> float:
-    """The 97.5 % point of Student's t, by Cornish and Fisher's expansion (within 1 % from 3 degrees of freedom)."""
-    z = NormalDist().inv_cdf(0.975)
+    """The 97.5 % point of Student's t: exact for 1 and 2 degrees of freedom, else by Cornish and Fisher's expansion (within 1 %)."""
+    p = 0.975
+    if freedom == 1:
+        return math.tan(math.pi * (p - 0.5))
+    if freedom == 2:
+        return (2 * p - 1) / math.sqrt(2 * p * (1 - p))
+    z = NormalDist().inv_cdf(p)
     terms = (
         z,
         (z**3 + z) / 4,
@@ -152,10 +169,14 @@ def codebook_usage(codes: npt.NDArray[np.integer[Any]], size: int) -> list[Codeb
 
 
 def write(out: str | Path, failures: Sequence[dict[str, Any]] = ()) -> Path:
-    """Write summary.csv, curves.png and report.md from results.csv, run.json and codes/; returns the path of report.md."""
+    """Write summary.csv, curves.png and report.md from results.csv, run.json and codes/; returns the path of report.md.
+
+    Of all systems in the folder, but of the last run's clips alone: the table may hold more.
+    """
     out = Path(out)
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    rows = read_rows(out / "results.csv")
+    chosen = set(run["clips"])
+    rows = [row for row in read_rows(out / "results.csv") if row["clip"] in chosen]
     columns = [column for name in run["metrics"] for column in METRICS[name].columns]
     summary = summarise(rows, columns)
     _write_summary(out / "summary.csv", summary, columns)
@@ -262,11 +283,15 @@ def _codebooks(out: Path, run: dict[str, Any], rows: list[Row]) -> str:
             highest[entry["name"]] = entry
     parts = []
     for name, entry in highest.items():
-        files = sorted((out / "codes" / system_folder(name, entry["bitrate"])).glob("*.npy"))
+        group = [row for row in rows if (row["system"], row["bitrate"]) == (name, entry["bitrate"])]
+        folder = out / "codes" / system_folder(name, entry["bitrate"])
+        files = [file for row in group if (file := folder / codes_file(row["clip"])).is_file()]
+        if not files:
+            continue
         codes = np.concatenate([np.load(file, allow_pickle=False) for file in files], axis=1)
         size = entry["codebook_size"]
         usage = codebook_usage(codes, size)
-        seconds = sum(row["seconds"] for row in rows if (row["system"], row["bitrate"]) == (name, entry["bitrate"]))
+        seconds = sum(row["seconds"] for row in group)
         bits = sum(book.entropy for book in usage)
         text = (
             f"{name}, {len(usage)} × {size} codes, {codes.shape[1]} frames ({codes.shape[1] / size:.1f} per code). "
@@ -296,7 +321,7 @@ def definitions(run: dict[str, Any]) -> str:
         for n, v in run["metrics"].items()
     ]
     if "wer" in run["metrics"]:
-        lines.append(f"- {run['transcripts']} of the {run['clips']} clips of the last run had a transcript.")
+        lines.append(f"- {run['transcripts']} of the {len(run['clips'])} clips of the last run had a transcript.")
     lines.append("- Nothing is rescaled: a change of level counts in DNSMOS and the mel distance, and hardly elsewhere.")
     return "## How it was measured\n\n" + "\n".join(lines)
 

@@ -140,8 +140,9 @@ def _differences(results: Sequence[Result], reference: Sequence[Result], spreads
     for column in (*COLUMNS, UTILISATION, PERPLEXITY) if pairs else ():
         difference, ci = float(np.mean([_mean(a, column.name) - _mean(b, column.name) for a, b in pairs])), 0.0
         if column in COLUMNS:
-            mean, ci, _ = estimate(np.mean([_paired(a, b, column.name) for a, b in pairs], 0))
-            difference = mean  # clips that both could be measured on
+            paired = [_paired(a, b, column.name) for a, b in pairs]
+            clips = sorted(set.intersection(*map(set, paired)))  # that all could be measured on
+            difference, ci, _ = estimate([np.mean([by_clip[clip] for by_clip in paired]) for clip in clips])
         if math.isfinite(difference):
             noise = max(spreads[column.name], 0.0 if math.isnan(ci) else ci)  # NaN, with one seed, stays
             out[column.name] = {
@@ -153,10 +154,10 @@ def _differences(results: Sequence[Result], reference: Sequence[Result], spreads
     return out
 
 
-def _paired(a: Result, b: Result, column: str) -> np.ndarray[Any, Any]:
-    """Differences over the clips of both, in the clips' order."""
+def _paired(a: Result, b: Result, column: str) -> dict[str, float]:
+    """The difference by clip, over the clips of both."""
     other = dict(zip(b["clips"], _clips(b, column), strict=False))
-    return np.array([value - other.get(clip, math.nan) for clip, value in zip(a["clips"], _clips(a, column), strict=False)])
+    return {clip: value - other[clip] for clip, value in zip(a["clips"], _clips(a, column), strict=False) if clip in other}
 
 
 # -- page --------------------------------------------------------------------------------------------------------------
@@ -315,6 +316,8 @@ def draw(document: dict[str, Any], path: Path) -> str | None:
         return f"{error} (pip install matplotlib)"
     if not document["trials"]:
         return "no trial has ended yet"
+    if not _shown(document):
+        return "none of the metrics could be measured on any clip"
     figure = Figure(dpi=110, layout="constrained")
     match document["experiment"]:
         case "miniaturise":

@@ -319,8 +319,10 @@ def measure(run: Path, codebooks: int, sources: Sources, folder: Path) -> Result
     names = [name for name in METRICS if name not in absent]
     columns = [column for name in names for column in registry.METRICS[name].columns]
     table_path = folder / "results.csv"
-    if table_path.exists() and any(row["fingerprint"] != system.fingerprint for row in evaluation_report.read_rows(table_path)):
-        table_path.unlink()  # of weights that are trained no further
+    with ev.Table(table_path, [column.name for column in columns]) as table:  # mends what a crash left
+        stale = any(row["fingerprint"] != system.fingerprint for row in table.rows)
+    if stale:
+        table_path.unlink()  # of weights that were trained further since
     failures = []
     with ev.Table(table_path, [column.name for column in columns]) as table:
         done = {row["clip"] for row in table.rows}

@@ -31,8 +31,8 @@ S = TypeVar("S", Encoder, Decoder)
 class _Batch(Generic[S]):
     def __init__(self, codec: Codec, slots: int = 64):
         """Room for `slots` streams at once. Raises StreamError when that is none."""
-        if slots < 1:
-            raise StreamError(f"a batch of {slots} slots; give 1 or more")
+        if not isinstance(slots, int | np.integer) or slots < 1:
+            raise StreamError(f"a batch of {slots!r} slots; give a whole number from 1")
         self.codec, self.slots = codec, slots
         self.streams: dict[int, S] = {}
         self._states: State = {}  # [slots, ...]

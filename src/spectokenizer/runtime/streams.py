@@ -76,6 +76,8 @@ class Stream:
         if wanted != found or missing or str(snapshot.get("model")) != self.codec.info.model_hash:
             raise StreamError(f"the snapshot is not of a '{self.codec.info.name}' {self.side}: it holds {sorted(snapshot)}")
         self._write({name: snapshot[f"state.{name}"] for name in self._state})
+        if not 0 <= int(snapshot.get("num_codebooks", 0)) <= self.codec.info.num_codebooks:
+            raise StreamError(f"the snapshot is of {snapshot['num_codebooks']} codebooks; this model has {self.codec.info.num_codebooks}")
         for key, (holder, name) in self._counters().items():
             value = np.array(snapshot[key])
             setattr(holder, name, value if value.ndim else value.item())
@@ -202,8 +204,8 @@ class Decoder(Stream):
     def feed_lost(self, frames: int) -> None:
         """The first half of `conceal`."""
         self._open()
-        if frames < 0:
-            raise StreamError(f"{frames} frames to conceal; give 0 or more")
+        if not isinstance(frames, int | np.integer) or frames < 0:
+            raise StreamError(f"{frames!r} frames to conceal; give a whole number from 0")
         self._append(np.zeros((0, frames), np.int16), frames)
 
     def _append(self, codes: CodeArray, frames: int) -> None:

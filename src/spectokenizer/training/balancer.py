@@ -21,7 +21,7 @@ class Balancer:
         surrogate = y.new_zeros(())
         gradients: dict[str, Tensor] = {}
         for name, value in used.items():
-            (gradient,) = torch.autograd.grad(value, y, retain_graph=True, allow_unused=True)
+            (gradient,) = torch.autograd.grad(value, y, retain_graph=True, allow_unused=True) if value.requires_grad else (None,)
             if gradient is None:
                 surrogate = surrogate + weights[name] * value
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -27,6 +28,9 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     write(part)
     with open(part, "rb") as file:
         os.fsync(file.fileno())
+    mask = os.umask(0)
+    os.umask(mask)
+    part.chmod(0o666 & ~mask)  # safetensors' files are for their owner alone
     part.replace(path)
 
 
@@ -40,7 +44,7 @@ def load_state(run: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds for a file that is not a state
         raise ModelError(f"{path}: not a training state ({type(error).__name__}); move it away to start afresh") from error
 
@@ -68,6 +72,13 @@ def load_model(folder: str | Path) -> SpecTokenizer:
     return model.eval()
 
 
+def differences(there: CodecConfig, here: CodecConfig) -> str:
+    """What of a codec there differs from ours, its name apart; "" when nothing does."""
+    names = [field.name for field in dataclasses.fields(CodecConfig) if field.name != "name"]
+    pairs = [(name, getattr(there, name), getattr(here, name)) for name in names]
+    return "; ".join(f"{name} {a} instead of {b}" for name, a, b in pairs if a != b)
+
+
 def begin_with(folder: str | Path, config: CodecConfig, seed: int = 0) -> tuple[SpecTokenizer, str]:
     """A model of `config` with the weights in a folder, and what of the codec differs there ("" when nothing does).
 
@@ -75,13 +86,11 @@ def begin_with(folder: str | Path, config: CodecConfig, seed: int = 0) -> tuple[
     Raises ConfigError when they do not.
     """
     source = load_model(folder)
-    settings, found = config.to_dict(), source.config.to_dict()
-    differing = [name for name in {**settings, **found} if name != "name" and settings.get(name) != found.get(name)]
     model = build(config, seed)
-    if not differing:
+    differs = differences(source.config, config)
+    if not differs:
         model.load_state_dict(source.state_dict())
         return model, ""
-    differs = "; ".join(f"{name} {getattr(source.config, name)} instead of {getattr(config, name)}" for name in differing)
     for side in ("encoder", "decoder"):
         tensors = getattr(source, side).state_dict()
         wanted = {name: value.shape for name, value in getattr(model, side).state_dict().items()}

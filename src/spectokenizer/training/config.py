@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,32 @@ from typing import Any
 from ..config import PRESETS, CodecConfig
 from ..errors import ConfigError
 
+RANGES = {  # least and greatest of the numbers at the top of a file
+    "batch_size": (1, 1 << 20),
+    "segment_seconds": (0.0, 3600.0),
+    "seed": (0, 1 << 62),
+    "warmup_steps": (0, 1 << 40),
+    "gradient_clip": (1e-9, 1e9),
+    "discriminator_width": (1e-3, 16.0),
+    "weight_decay": (0.0, 1e6),
+    "ema_decay": (0.0, 1.0),
+    "quantizer_dropout": (0.0, 1.0),
+    "frame_loss": (0.0, 1.0),
+    "init_batches": (1, 1 << 20),
+    "log_every": (1, 1 << 40),
+    "validate_every": (1, 1 << 40),
+    "validation_share": (1e-6, 0.5),
+    "tensorboard_audio": (0, 1 << 20),
+    "save_minutes": (0.0, 1e6),
+}
 LOSSES = ("waveform", "bands", "coherence", "complex", "magnitude", "mel", "loudness", "commitment", "adversarial", "feature")
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether a TOML value is of this kind, as Python's annotations mean it: a whole number is a float, too, but a bool is none."""
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is kind
 
 
 @dataclass(frozen=True)
@@ -26,6 +52,25 @@ class Stage:
     losses: dict[str, float]  # weights by name, of those in LOSSES
     freeze_encoder: bool = False  # encoder and quantiser stay as they are, and with them every code
     lr_discriminator: float = 1e-4  # used when `adversarial` or `feature` has a weight
+
+    def __post_init__(self) -> None:
+        weights = self.losses if isinstance(self.losses, dict) else {}
+        numbers = (self.lr, self.lr_end, self.lr_discriminator, *weights.values())
+        learned = {name for name, weight in weights.items() if weight}
+        checks = {
+            f"losses, by name, out of {list(LOSSES)}": isinstance(self.losses, dict) and not set(self.losses) - set(LOSSES),
+            "steps, a whole number from 1": _is(self.steps, int) and self.steps >= 1,
+            "positive learning rates and weights from 0": all(_is(n, float) for n in numbers)
+            and min(numbers) >= 0
+            and min(numbers[:3]) > 0,
+            "quantize and freeze_encoder true or false": _is(self.quantize, bool) and _is(self.freeze_encoder, bool),
+            "a loss with a weight, and not commitment alone where nothing can commit": learned
+            - (set() if self.quantize and not self.freeze_encoder else {"commitment"}),
+        }
+        broken = [rule for rule, holds in checks.items() if not holds]
+        if broken:
+            unknown = sorted(set(map(str, weights)) - set(LOSSES))
+            raise ConfigError(f"stage '{self.name}' needs {'; '.join(broken)}" + (f"; unknown: {unknown}" if unknown else ""))
 
     @property
     def adversarial(self) -> bool:
@@ -44,7 +89,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+            if not (_is(value, float) and 0 <= value <= 1):
                 raise ConfigError(f"[augment] {name} is {value!r}; give a probability from 0 to 1")
 
 
@@ -114,34 +159,38 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> TrainConfig:
         values = dict(raw)
+        for name in ("codec", "augment"):
+            if not isinstance(values.get(name, {}), dict):
+                raise ConfigError(f"{name} is {values[name]!r}; make it a table, [{name}]")
         codec = dict(values.pop("codec", {}))
         preset = codec.pop("preset", "mini")
         if preset not in PRESETS:
             raise ConfigError(f"codec preset '{preset}'; known are {sorted(PRESETS)}")
         stages = values.pop("stage", [])
-        if not stages:
+        if not stages or not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
             raise ConfigError("no [[stage]] in the training file")
+        for name, (least, greatest) in RANGES.items():
+            value = values.get(name, least)
+            if not (_is(value, type(least)) and least <= value <= greatest):
+                kind = "a whole number" if isinstance(least, int) else "a number"
+                raise ConfigError(f"{name} is {value!r}; give {kind} from {least:g} to {greatest:g}")
+        for name in ("balance", "mpd", "mbms_stft", "muon", "expire", "data_pool"):
+            if not _is(values.get(name, True), bool):
+                raise ConfigError(f"{name} is {values[name]!r}; give true or false")
         try:
             config = CodecConfig.from_dict({**PRESETS[preset].to_dict(), **codec})
             values["augment"] = AugmentConfig(**values.get("augment", {}))
             built = cls(codec=config, stages=tuple(Stage(**stage) for stage in stages), raw=raw, **values)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ConfigError(f"training file: {error}") from error
-        for stage in built.stages:
-            unknown = sorted(set(stage.losses) - set(LOSSES))
-            if unknown or stage.steps < 1 or stage.lr <= 0 or stage.lr_end <= 0:
-                raise ConfigError(
-                    f"stage '{stage.name}': needs steps ≥ 1, positive learning rates and losses out of {list(LOSSES)}"
-                    + (f"; unknown {unknown}" if unknown else "")
-                )
-        if built.segment_length < built.codec.frame_size or built.batch_size < 1:
-            raise ConfigError("batch_size must be at least 1 and segment_seconds at least one frame")
+        if built.segment_length < built.codec.frame_size:
+            raise ConfigError(f"segment_seconds is {built.segment_seconds}; give at least one frame, {1 / built.codec.frame_rate:g} s")
+        if any(stage.adversarial for stage in built.stages) and not (built.mpd or built.mbms_stft):
+            raise ConfigError("an adversarial stage, but mpd and mbms_stft are both off; it needs a discriminator")
         if not built.expire and built.codec.quantizer == "fsq":
             raise ConfigError("expire is off, but fsq has no entries that could expire; it is for rvq and vq")
         if not built.data_pool and built.codec.quantizer != "vq":
             raise ConfigError(f"data_pool is off, but {built.codec.quantizer} has none; it is for vq")
-        if not isinstance(built.tensorboard_audio, int) or built.tensorboard_audio < 0:
-            raise ConfigError(f"tensorboard_audio is {built.tensorboard_audio!r}; give a number of clips, or 0 for none")
         return built
 
     def to_dict(self) -> dict[str, Any]:

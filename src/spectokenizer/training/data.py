@@ -122,7 +122,7 @@ class Clips:
         self.samples, self.starts, self.ends, self.sample_rate = samples, starts, ends, sample_rate
         lengths = ends - starts
         if not lengths.sum():
-            raise ConfigError("the training data holds no samples")
+            raise ConfigError("these clips hold no samples")
         self._cumulative = np.cumsum(lengths / lengths.sum())  # clips are drawn by duration
 
     def __len__(self) -> int:
@@ -157,7 +157,9 @@ class Clips:
         bounds = np.asarray(json.loads(index.read_text()), np.int64)
         if not bounds[-1]:
             raise ConfigError(f"{source}: none of its {len(paths)} files holds audio")
-        return cls(np.memmap(data, np.int16, mode="r"), bounds[:-1], bounds[1:], sample_rate)
+        starts, ends = bounds[:-1], bounds[1:]
+        some = ends > starts
+        return cls(np.memmap(data, np.int16, mode="r"), starts[some], ends[some], sample_rate)
 
     def batch(self, size: int, length: int, rng: np.random.Generator) -> np.ndarray:
         """Random segments [size, length], float32; a clip that is too short sits at a random place in silence."""

@@ -20,6 +20,8 @@ RESOLUTIONS = ((320, 160), (512, 128), (1024, 256))  # (window, hop)
 MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  # (window, bands), hop = window/4
 BAND_EDGES = (0, 250, 500, 750, 1000, 1350, 1700, 2150, 2700, 3400)  # Hz, about two critical bands each
 BAND_WINDOW, BAND_FLOOR = 512, 1e-6
+BAND_MOST = 100.0  # times its energy: so much the error of a band counts at most, that an empty one does not rule a step
+SILENCE = 1e-4  # RMS; an error's share of a quieter clip says nothing either
 MEL_FLOOR = 3e-5  # mean magnitude of a band, -90 dB of full scale: below it nothing is heard
 CODEC_SCALE = 100.0  # a full-scale sine in the codec's own spectrum
 LOUDNESS_BANDS, LOUDNESS_WINDOW = 49, 512  # P.862.2's numbers at 16 kHz
@@ -69,9 +71,16 @@ def spectral(x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> 
     return {"complex": difference.abs().mean(), "magnitude": (loud - loudness).abs().mean()}
 
 
+def _over_clips(x: Tensor, values: Tensor) -> Tensor:
+    """Mean of values [B] over the clips of x [B, N] that are not silent. What is to come out of silence, `complex`, `magnitude` and `mel`
+    say; relative to nothing at all, one silent clip would rule the step of a network that is not quiet yet."""
+    heard = (x.square().mean(1) > SILENCE**2).to(values)
+    return (values * heard).sum() / heard.sum().clamp(min=1)
+
+
 def waveform(x: Tensor, y: Tensor) -> Tensor:
     """Root of the error's share of the signal's energy, mean over clips: 1 for silence, 0 for a perfect copy."""
-    return ((y - x).square().mean(1) / (x.square().mean(1) + 1e-6) + 1e-6).sqrt().mean()
+    return _over_clips(x, ((y - x).square().mean(1) / (x.square().mean(1) + 1e-6) + 1e-6).sqrt())
 
 
 def by_band(x: Tensor, y: Tensor, sample_rate: int) -> dict[str, Tensor]:
@@ -90,7 +99,8 @@ def by_band(x: Tensor, y: Tensor, sample_rate: int) -> dict[str, Tensor]:
     error = _band_sums((output - reference).square(), edges)
     norm = (energy * (_band_sums(output.square(), edges) + BAND_FLOOR)).sqrt()
     coherence = (_band_sums(output * reference, edges) + BAND_FLOOR) / norm
-    return {"bands": (error / energy).mean(), "coherence": 1 - coherence.mean()}
+    share = error / (energy + error.detach() / BAND_MOST)
+    return {"bands": _over_clips(x, share.mean(1)), "coherence": _over_clips(x, 1 - coherence.mean(1))}
 
 
 def _band_sums(values: Tensor, edges: list[int]) -> Tensor:
@@ -160,7 +170,7 @@ def loudness(x: Tensor, y: Tensor, sample_rate: int) -> Tensor:
     symmetric = ((disturbance.square() * width).sum(-1) + 1e-6).sqrt() / audible  # [B, frames]
     added = (disturbance * asymmetry * width).sum(-1) / audible
     over_time = (symmetric.square().mean(1) + 1e-6).sqrt() + 0.1 * (added.square().mean(1) + 1e-6).sqrt()
-    return over_time.log1p().mean()
+    return _over_clips(x, over_time.log1p())
 
 
 def reconstruction(x: Tensor, y: Tensor, sample_rate: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:

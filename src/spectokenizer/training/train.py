@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
+from ..config import CodecConfig
 from ..errors import ConfigError, TrainingError
 from ..model import kernels
 from ..model.discriminators import Discriminators
@@ -53,6 +55,7 @@ class State:
     step: int = 0
     seconds: float = 0.0  # of audio seen, over all processes
     rollbacks: int = 0  # how often a loss that was no number sent the run back to its last saved state
+    codebooks_ready: bool = False  # they fit the latents: initialised, and no unquantised step came after
 
     def save(self, run: Path, config: TrainConfig) -> None:
         checkpoint.save_state(
@@ -68,28 +71,37 @@ class State:
                 "step": self.step,
                 "seconds": self.seconds,
                 "rollbacks": self.rollbacks,
+                "codebooks_ready": self.codebooks_ready,
+                "codec": config.codec.to_dict(),
             },
         )
         about = {"steps": self.step, "audio_seconds": round(self.seconds), "recipe": config.to_dict()}
         checkpoint.save_model(run, self.averaged.module, config.codec, about)
 
-    def load(self, saved: dict[str, Any]) -> None:
+    def load(self, saved: dict[str, Any], config: TrainConfig) -> None:
+        if differs := checkpoint.differences(CodecConfig.from_dict(saved.get("codec", config.codec.to_dict())), config.codec):
+            raise ValueError(differs)
         _plain(self.model).load_state_dict(saved["model"])
         _plain(self.model).quantizer.load_memory(saved.get("quantizer_memory", {}))
         self.averaged.load_state_dict(saved["averaged"])
         for optimizer, values in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(values)
+            for group in optimizer.param_groups:
+                group["weight_decay"] = config.weight_decay  # the file may have changed since
         self.balancer.load_state_dict(saved.get("balancer", self.balancer.state_dict()))
         self.step, self.seconds, self.rollbacks = saved["step"], saved["seconds"], saved.get("rollbacks", 0)
-        if self.discriminators is not None and saved.get("discriminators"):
+        self.codebooks_ready = saved.get("codebooks_ready", self.step > config.first_quantized_step)
+        if not saved.get("discriminators"):
+            self.discriminators = self.discriminator_optimizer = None
+        elif self.discriminators is not None:
             self._load_discriminators(saved)
 
-    def add_discriminators(self, fabric: Fabric, config: TrainConfig, saved: dict[str, Any] | None) -> None:
+    def add_discriminators(self, fabric: Fabric, config: TrainConfig, saved: dict[str, Any] | None = None) -> None:
         """The second player of the adversarial stages, as it was saved when it was."""
         module = Discriminators(config.discriminator_width, config.mpd, config.mbms_stft)
         optimizer = torch.optim.AdamW(module.parameters(), lr=1.0, betas=(0.8, 0.99))
         self.discriminators, self.discriminator_optimizer = fabric.setup(module, optimizer)
-        if saved and saved.get("discriminators"):
+        if saved:
             self._load_discriminators(saved)
 
     def _load_discriminators(self, saved: dict[str, Any]) -> None:
@@ -296,44 +308,46 @@ def run(
         return torch.from_numpy(augmentation(segments, rng)).to(fabric.device)
 
     if init is None:
-        model, fresh = build(config.codec, config.seed), True
+        model, differs = build(config.codec, config.seed), "everything"
     else:
         model, differs = checkpoint.begin_with(init, config.codec, config.seed)
-        fresh = bool(differs)
-        if fresh:
+        if differs:
             console.print(f"encoder and decoder are those of {init}, the quantiser starts afresh; there: {differs}")
     model.quantizer.expire, model.quantizer.data_pool = config.expire, config.data_pool
     averaged = AveragedModel(model, multi_avg_fn=exponential_average(config.ema_decay)).to(fabric.device)
     optimizers = make_optimizers(model, config)
     wrapped, *wrapped_optimizers = fabric.setup(model, *optimizers)
-    state = State(wrapped, averaged, list(wrapped_optimizers), Balancer())
+    state = State(wrapped, averaged, list(wrapped_optimizers), Balancer(), codebooks_ready=not differs)
     saved = checkpoint.load_state(out)
     if saved is not None:
         try:
-            state.load(saved)
-        except (RuntimeError, KeyError, ValueError) as error:
+            state.load(saved, config)
+            if saved.get("discriminators"):
+                state.add_discriminators(fabric, config, saved)
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise ConfigError(f"{out} holds a run of another codec or optimiser; choose another folder ({error})") from error
         console.print(f"going on at step {state.step}")
 
-    stop = [False]
+    asked = threading.Event()  # to stop
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.__setitem__(0, True))
+        signal.signal(number, lambda *_: asked.set())
     if main:
         _forget_after(out / "metrics.jsonl", state.step)
     writer = SummaryWriter(out, purge_step=state.step) if main else None
     samples = Samples(writer, held, config) if writer else None
-    metrics = (out / "metrics.jsonl").open("a", encoding="utf-8", buffering=1) if main else None
 
     def log(kind: str, values: dict[str, float]) -> None:
-        if writer and metrics:
-            metrics.write(json.dumps({"kind": kind, "step": state.step, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n")
+        if writer:
+            row = {"kind": kind, "step": state.step, **{k: float(f"{v:.6g}") for k, v in values.items()}}
+            with (out / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+                metrics.write(json.dumps(row) + "\n")
             for key, value in values.items():
                 writer.add_scalar(f"{kind}/{key}", value, state.step)
 
     c = config.codec
     total = min(config.steps, max_steps or config.steps)
     last_save = last_log = time.monotonic()
-    sums: dict[str, float] = {}
+    sums, summed = dict[str, float](), 0
     tokens_per_step = config.batch_size * config.segment_length // c.frame_size
     seen: deque[Tensor] = deque(maxlen=max(config.log_every, -(-4 * c.codebook_size // tokens_per_step)))  # 4 tokens per entry or more
     columns = (
@@ -345,12 +359,14 @@ def run(
     )
     with rich.progress.Progress(*columns, console=console, refresh_per_second=1) as bar:
         task = bar.add_task("training", total=total, completed=state.step, status="")
-        while state.step < total and not stop[0]:
+        stopping = False
+        while state.step < total and not stopping:
             stage, stage_step = config.stage_at(state.step)
             rng = np.random.default_rng([config.seed, rank, state.step, state.rollbacks])
             torch.manual_seed(config.seed + state.step)  # a resumed run draws what an uninterrupted one would have drawn
-            if state.step == config.first_quantized_step and (fresh or state.step > 0):  # the latents before were others
+            if stage.quantize and not state.codebooks_ready:
                 _initialize_codebooks(state, draw_batch, config, rng)
+            state.codebooks_ready = stage.quantize
             if stage.freeze_encoder and stage_step == 0:  # what is frozen are the averaged weights, those that are exported
                 _plain(state.model).load_state_dict(state.averaged.module.state_dict())
             x = draw_batch(rng)
@@ -364,20 +380,25 @@ def run(
             logged_only = {}
             if stage.adversarial:
                 if state.discriminators is None:
-                    state.add_discriminators(fabric, config, saved)
+                    state.add_discriminators(fabric, config)
                 target = x[:, : y.shape[1]]
                 lr = learning_rate(stage, stage_step, config.warmup_steps) * stage.lr_discriminator / stage.lr
                 logged_only["discriminator"] = train_discriminators(fabric, state, target, y, lr, config.gradient_clip)
                 values |= judge(state.discriminators, target, y)
             loss = state.balancer(values, stage.losses, y) if config.balance else weighted(values, stage.losses)
-            if not _all_finite(fabric, loss):
-                _roll_back(state, out, stage)
-                sums = {}
+            finite, stopping = _agree(fabric, loss, asked.is_set())
+            if finite:
+                fabric.backward(loss)
+                norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.gradient_clip)
+                finite = bool(norm.isfinite())  # gradients are averaged: it is the same on every process
+            if not finite:
+                _roll_back(state, out, config, stage)
+                if main:
+                    _forget_after(out / "metrics.jsonl", state.step)
+                sums, summed = {}, 0
                 seen.clear()
                 continue
             quality = losses.si_sdr(x[:, : y.shape[1]], y.detach()).mean()
-            fabric.backward(loss)
-            norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.gradient_clip)
             for optimizer in state.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(stage, stage_step, config.warmup_steps)
@@ -389,13 +410,14 @@ def run(
 
             for key, value in {**values, **logged_only, "loss": loss, "gradient_norm": norm, "si_sdr": quality}.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
+            summed += 1
             if codes is not None:
                 seen.append(codes)
             if state.step % config.log_every == 0:
                 now = time.monotonic()
-                logged = {key: value / config.log_every for key, value in sums.items()}
+                logged = {key: value / summed for key, value in sums.items()}
                 logged["audio_seconds"] = state.seconds
-                logged["audio_seconds_per_second"] = config.log_every * x.numel() / c.sample_rate * fabric.world_size / (now - last_log)
+                logged["audio_seconds_per_second"] = summed * x.numel() / c.sample_rate * fabric.world_size / (now - last_log)
                 if seen:
                     use = usage(torch.cat([*seen]).cpu(), c.codebook_size)
                     logged["utilisation_min"] = min(u["utilisation"] for u in use)
@@ -403,7 +425,7 @@ def run(
                 log("train", logged)
                 names = " ".join(f"{key} {logged[key]:.4g}" for key in values)
                 bar.update(task, status=f"{stage.name}: {names} | {logged['audio_seconds_per_second']:.1f} s/s")
-                sums, last_log = {}, now
+                sums, summed, last_log = {}, 0, now
             bar.update(task, completed=state.step)
 
             if state.step % config.validate_every == 0 or state.step == total:
@@ -420,18 +442,19 @@ def run(
                 last_save = time.monotonic()
     if main:
         state.save(out, config)
-    if writer and metrics:
+    if writer:
         writer.close()
-        metrics.close()
     console.print(f"step {state.step} of {config.steps}, {state.seconds / 3600:.1f} h of audio seen; saved in {out}")
 
 
-def _all_finite(fabric: Fabric, loss: Tensor) -> bool:
-    """Whether the loss is a number on every process: they must agree on what happens next."""
-    return bool(fabric.all_reduce(torch.isfinite(loss.detach()).float(), reduce_op="sum") == fabric.world_size)
+def _agree(fabric: Fabric, loss: Tensor, asked: bool) -> tuple[bool, bool]:
+    """Whether the loss is a number on every process, and whether any was asked to stop: all must do the same next."""
+    troubles = torch.stack([~torch.isfinite(loss.detach()), torch.tensor(asked, device=loss.device)]).float()
+    no_number, stop = fabric.all_reduce(troubles, reduce_op="sum").tolist()
+    return not no_number, bool(stop)
 
 
-def _roll_back(state: State, out: Path, stage: Stage) -> None:
+def _roll_back(state: State, out: Path, config: TrainConfig, stage: Stage) -> None:
     """Back to the last saved state, to go on with other batches; not for ever."""
     saved, tried = checkpoint.load_state(out), state.rollbacks
     if saved is None or tried >= MAX_ROLLBACKS:
@@ -439,7 +462,9 @@ def _roll_back(state: State, out: Path, stage: Stage) -> None:
             f"the loss is no number at step {state.step}, after {tried} returns to an earlier state; "
             f"lower the learning rate of stage '{stage.name}'"
         )
-    state.load(saved)
+    state.load(saved, config)
+    for optimizer in state.optimizers:
+        optimizer.zero_grad()
     state.rollbacks = tried + 1
 
 
