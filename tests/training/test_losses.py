@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -49,6 +51,19 @@ def test_coherence_hears_no_level(clip):
     assert float(losses.by_band(clip, torch.randn_like(clip), RATE)["coherence"]) == pytest.approx(1, abs=0.1)
 
 
+def test_disturbance_is_what_pesq_takes_off(speech):
+    """Noise as strong as the signal is at each moment (P.810): within 0.15 of PESQ's points. The level alone is nothing to it."""
+    pesq = pytest.importorskip("pesq").pesq
+    x = torch.from_numpy(speech.copy())[None]
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) * x
+    for snr in (10, 20, 30):
+        y = x + 10 ** (-snr / 20) * noise
+        mos = pesq(RATE, x[0].numpy(), y[0].numpy(), "wb")
+        raw = (3.8224 - math.log(4 / (mos - 0.999) - 1)) / 1.3669  # P.862.2, annex A
+        assert 4.5 - float(losses.disturbance(x, y)) == pytest.approx(raw, abs=0.15)
+    assert float(losses.disturbance(x, 0.25 * x)) < 0.01
+
+
 def test_complex_sees_phase_and_magnitude_does_not(clip):
     values = losses.spectral(clip, -clip, torch.Generator().manual_seed(0))
     assert float(values["magnitude"]) < 1e-5 < float(values["complex"])
@@ -68,7 +83,7 @@ def test_a_silent_clip_does_not_rule_a_step(clip):
     def strength(x):
         y = (0.1 * torch.randn(len(x), RATE)).requires_grad_()
         values = losses.reconstruction(x, y, RATE, torch.Generator().manual_seed(0))
-        sum(values[name] for name in ("waveform", "bands", "coherence", "loudness")).backward()
+        sum(values[name] for name in ("waveform", "bands", "coherence", "disturbance")).backward()
         return y.grad.norm(dim=1)
 
     silent = strength(torch.cat([noise[:2], 3e-5 * noise[:1].sign()]))

@@ -142,7 +142,7 @@ QUANTIZED = {
     "quantize": True,
     "lr": 1e-3,
     "lr_end": 1e-4,
-    "losses": {"waveform": 1.5, "bands": 2.0, "complex": 5.0, "magnitude": 3.0, "mel": 2.0, "loudness": 0.8, "commitment": 0.25},
+    "losses": {"waveform": 1.5, "bands": 2.0, "complex": 5.0, "magnitude": 3.0, "mel": 2.0, "disturbance": 1.0, "commitment": 0.25},
 }
 ADVERSARIAL = {
     "quantize": True,

@@ -30,7 +30,7 @@ RANGES = {  # least and greatest of the numbers at the top of a file
     "tensorboard_audio": (0, 1 << 20),
     "save_minutes": (0.0, 1e6),
 }
-LOSSES = ("waveform", "bands", "coherence", "complex", "magnitude", "mel", "loudness", "commitment", "adversarial", "feature")
+LOSSES = ("waveform", "bands", "coherence", "complex", "magnitude", "mel", "disturbance", "commitment", "adversarial", "feature")
 
 
 def _is(value: object, kind: type) -> bool:

@@ -1,8 +1,8 @@
 """Reconstruction losses, by name. The output is compared as a listener gets it: re-analysed from its samples.
 
 `complex` and `magnitude` live in the codec's own compressed domain (|s|^½, eq. 1) at several resolutions; `mel` is DAC's
-multi-scale log-mel distance. The complex term buys waveform fidelity (SDR), the other two buy sound. `loudness` weighs errors
-as an ear does: in Bark bands, above the threshold of hearing and of masking, and more for what was added than for what is missing.
+multi-scale log-mel distance. The complex term buys waveform fidelity (SDR), the other two buy sound. `disturbance` weighs errors
+as PESQ does: in Bark bands, above the threshold of hearing and of masking, and more for what was added than for what is missing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,24 @@ BAND_MOST = 100.0  # times its energy: so much the error of a band counts at mos
 SILENCE = 1e-4  # RMS; an error's share of a quieter clip says nothing either
 MEL_FLOOR = 3e-5  # mean magnitude of a band, -90 dB of full scale: below it nothing is heard
 CODEC_SCALE = 100.0  # a full-scale sine in the codec's own spectrum
-LOUDNESS_BANDS, LOUDNESS_WINDOW = 49, 512  # P.862.2's numbers at 16 kHz
-LISTENING_LEVEL = 79.0  # dB SPL of the original, whatever its level in the file (P.862)
+BARK_WINDOW, BARK_SCALE = 512, 6.910853e-6
+BARK_INPUT = np.array([[2.740826, -5.4816519, 2.740826], [1, -1.9444777, 0.94597794]])  # P.862.2's high-pass, 16 kHz
+LEVEL, LEVEL_BINS = 1e7 * 512 * 192 / 2, (11, 105)  # mean power of 325 to 3250 Hz; 192 is the window's
+# fmt: off
+BARK_BINS = (
+    1, 1, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4, 3, 4, 5, 4, 5, 6, 6, 7, 8, 9, 9, 12, 12,
+    15, 16, 18, 21, 25, 20,
+)
+BARK_GAIN = (
+    100, 100, 100, 100, 100, 100, 100, 100, 50, 100, 100, 100, 100, 100, 53, 110, 118, 65, 69, 70, 71, 75, 77, 81, 89, 64, 68, 73, 76,
+    58, 81, 64, 54, 74, 64, 59, 66, 61, 58, 57, 64, 54, 61, 55, 57, 56, 53, 55, 80,
+)
+BARK_THRESHOLD = (  # dB
+    77.1, 63.9, 48.5, 36.9, 30.7, 25.9, 20.2, 16.6, 12.5, 9.9, 6.9, 4.9, 2.8, 1.0, -0.1, -1.4, -2.5, -3.4, -4.1, -4.8, -5.3, -5.7,
+    -5.9, -6.0, -6.0, -6.0, -6.0, -5.8, -5.4, -5.1, -4.7, -4.3, -4.0, -3.6, -3.3, -3.1, -3.0, -3.0, -2.9, -2.8, -2.8, -2.8, -2.9,
+    -3.2, -3.7, -4.3, -4.4, -3.8, -2.7,
+)
+# fmt: on
 GRADIENT_FLOOR = 1e-4  # |s| below this counts as silence: the root's slope stays finite
 
 
@@ -128,49 +144,58 @@ def mel(x: Tensor, y: Tensor, sample_rate: int, scales: int = 2, generator: torc
 
 
 @functools.cache
-def _bark_bands(sample_rate: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Triangular filters [bins, bands] that sum power, the threshold of hearing [bands] as power, and the bands' widths in Bark."""
-    bins = np.linspace(0, sample_rate / 2, LOUDNESS_WINDOW // 2 + 1)
-    edges = np.linspace(6 * np.arcsinh(50 / 600), 6 * np.arcsinh(sample_rate / 2 / 600), LOUDNESS_BANDS + 2)  # Bark
-    position = 6 * np.arcsinh(bins / 600)[:, None]
-    width = edges[1] - edges[0]
-    filters = np.maximum(0, 1 - np.abs(position - edges[1:-1]) / width)
-    nearest = np.abs(position - edges[1:-1]).argmin(0)  # a band narrower than a bin takes the nearest one
-    filters[nearest, np.arange(LOUDNESS_BANDS)] += filters.sum(0) == 0
-    khz = 0.6 * np.sinh(edges[1:-1] / 6)
-    threshold = 3.64 * khz**-0.8 - 6.5 * np.exp(-0.6 * (khz - 3.3) ** 2) + 1e-3 * khz**4  # dB SPL (Terhardt, 1979)
-    tensors = (torch.tensor(a, dtype=torch.float32) for a in (filters, 10 ** (threshold / 10), np.full(LOUDNESS_BANDS, width)))
+def _bark() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of P.862's 49 bands: filters [bins, bands] that sum power, threshold of hearing as power, width in Bark, Zwicker's exponent."""
+    bins, gain, decibels = (np.array(numbers, np.float64) for numbers in (BARK_BINS, BARK_GAIN, BARK_THRESHOLD))
+    width = np.r_[0.157344, 0.31605 * 1.013048 ** np.arange(1, len(bins))]  # within 0.7 % of the table
+    centre = np.cumsum(width) - width / 2
+    filters = np.repeat(np.diag(gain * BARK_SCALE), bins.astype(int), axis=0)  # [256, 49]
+    above, below = BARK_INPUT @ np.exp(-2j * np.pi / BARK_WINDOW * np.outer(np.arange(3), np.arange(len(filters))))
+    filters *= np.abs(above / below)[:, None] ** 2
+    exponent = 0.23 * np.minimum(2, np.maximum(1, 6 / (centre + 2))) ** 0.15
+    tensors = (torch.tensor(a, dtype=torch.float32) for a in (filters, 10 ** (decibels / 10), width, exponent))
     return tuple(tensors)  # type: ignore[return-value]
 
 
-def loudness(x: Tensor, y: Tensor, sample_rate: int) -> Tensor:
-    """Disturbance after PESQ's perceptual model (ITU-T P.862, sections 10.2.5 to 10.2.11), without its alignments, which would
-    forgive a codec its gain and its timbre: Zwicker loudness in Bark bands, a dead zone where the original masks the error, and a
-    second term for added sound. The logarithm of 1 + disturbance, mean over clips: 0 for a perfect copy, 1 for a fair one."""
-    filters, threshold, width = (t.to(x.device) for t in _bark_bands(sample_rate))
-    level = (10 ** (LISTENING_LEVEL / 10) / (x.square().mean(1) + 1e-6))[:, None, None]
+def disturbance(x: Tensor, y: Tensor) -> Tensor:
+    """What PESQ-WB takes off its 4.5 points (ITU-T P.862, 10.2, and P.862.2), mean over clips: 0 for a perfect copy.
 
-    def bark(signal: Tensor) -> Tensor:  # [B, frames, bands], power
-        s = stft(signal, LOUDNESS_WINDOW, LOUDNESS_WINDOW // 2)
-        return level * ((s.real.square() + s.imag.square()).transpose(1, 2) @ filters)
+    Loudness by Zwicker's law in Bark bands of both at the same level, a dead zone where the original masks the error, what was added
+    apart from all errors, the worst of each 0.32 s. Left out are delays, and what PESQ forgives of timbre and of short changes of level.
+    Of 96 decoded clips (16, 3 bitrates, 2 models) the correlation with PESQ's own points is 0.993. 16 kHz.
+    """
+    filters, threshold, width, exponent = (t.to(x.device) for t in _bark())
 
-    def sone(power: Tensor) -> Tensor:  # Zwicker's law
-        return 0.24 * (threshold * 2).pow(0.23) * ((0.5 + 0.5 * power / threshold).pow(0.23) - 1)
+    def bark(signal: Tensor) -> Tensor:  # [B, frames, bands], power at the standard's level
+        s = torch.stft(signal, BARK_WINDOW, BARK_WINDOW // 2, window=_window(BARK_WINDOW, x.device), center=False, return_complex=True)
+        power = s.real.square() + s.imag.square()
+        level = power[:, slice(*LEVEL_BINS)].sum(1).mean(1) / LEVEL
+        return (power[:, :-1] / level.clamp(min=1e-17)[:, None, None]).transpose(1, 2) @ filters
+
+    def sone(power: Tensor) -> Tensor:
+        heard = (0.5 + 0.5 * power.maximum(threshold) / threshold).pow(exponent) - 1
+        return 0.1866055 * (2 * threshold).pow(exponent) * heard
+
+    def over_time(frames: Tensor) -> Tensor:
+        """[B, frames]: root mean sixth power of every 20, root mean square of those."""
+        spans = frames.unfold(1, min(20, frames.shape[1]), 10)
+        return (spans.pow(6).mean(-1) + 1e-12).pow(1 / 3).mean(1).sqrt()
 
     with torch.no_grad():
         reference = bark(x)
         wanted = sone(reference)
-        audible = ((reference.sum(-1) + 1e4) / 10 ** (LISTENING_LEVEL / 10)).pow(0.04)  # errors in pauses count a little more
+        audible = (reference * (reference > threshold))[..., 1:].sum(-1)
+        weight = ((audible + 1e5) / 1e7).pow(0.04)  # errors in pauses count a little more
     output = bark(y)
     heard = sone(output)
-    difference = heard - wanted
-    disturbance = (difference.abs() - 0.25 * torch.minimum(heard, wanted)).clamp(min=0)
-    asymmetry = ((output + 500) / (reference + 500)).pow(1.2)
-    asymmetry = (asymmetry.clamp(max=12) * (asymmetry > 3)).detach()
-    symmetric = ((disturbance.square() * width).sum(-1) + 1e-6).sqrt() / audible  # [B, frames]
-    added = (disturbance * asymmetry * width).sum(-1) / audible
-    over_time = (symmetric.square().mean(1) + 1e-6).sqrt() + 0.1 * (added.square().mean(1) + 1e-6).sqrt()
-    return _over_clips(x, over_time.log1p())
+    error = heard - wanted
+    error = error.sign() * (error.abs() - 0.25 * torch.minimum(heard, wanted)).clamp(min=0)
+    asymmetry = ((output + 50) / (reference + 50)).pow(1.2)
+    asymmetry = (asymmetry.clamp(max=12) * (asymmetry >= 3)).detach()
+    total = width[1:].sum()
+    symmetric = ((error[..., 1:] * width[1:]).square().sum(-1) * total + 1e-6).sqrt() / weight  # [B, frames]
+    added = (error.abs() * asymmetry * width)[..., 1:].sum(-1) / weight
+    return _over_clips(x, 0.1 * over_time(symmetric.clamp(max=45)) + 0.0309 * over_time(added.clamp(max=45)))
 
 
 def reconstruction(x: Tensor, y: Tensor, sample_rate: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -180,7 +205,7 @@ def reconstruction(x: Tensor, y: Tensor, sample_rate: int, generator: torch.Gene
         **by_band(x, y, sample_rate),
         **spectral(x, y, generator),
         "mel": mel(x, y, sample_rate, generator=generator),
-        "loudness": loudness(x, y, sample_rate),
+        "disturbance": disturbance(x, y),
     }
 
 
