@@ -52,7 +52,7 @@ def test_coherence_hears_no_level(clip):
 
 
 def test_disturbance_is_what_pesq_takes_off(speech):
-    """Noise as strong as the signal is at each moment (P.810): within 0.15 of PESQ's points. The level alone is nothing to it."""
+    """Noise as strong as the signal is at each moment (P.810): within 0.25 of PESQ's points. The level alone is nothing to it."""
     pesq = pytest.importorskip("pesq").pesq
     x = torch.from_numpy(speech.copy())[None]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) * x
@@ -60,7 +60,7 @@ def test_disturbance_is_what_pesq_takes_off(speech):
         y = x + 10 ** (-snr / 20) * noise
         mos = pesq(RATE, x[0].numpy(), y[0].numpy(), "wb")
         raw = (3.8224 - math.log(4 / (mos - 0.999) - 1)) / 1.3669  # P.862.2, annex A
-        assert 4.5 - float(losses.disturbance(x, y)) == pytest.approx(raw, abs=0.15)
+        assert 4.5 - float(losses.disturbance(x, y)) == pytest.approx(raw, abs=0.25)
     assert float(losses.disturbance(x, 0.25 * x)) < 0.01
 
 
