@@ -260,7 +260,7 @@ def test_a_worker_that_dies_is_named(data, tmp_path):
 def test_a_transcript_must_be_utf8_where_it_is_read(data, tmp_path, monkeypatch):
     (data / "a/1.txt").write_bytes("Grüße".encode("latin-1"))
     assert not run([MuLaw()], data, tmp_path / "1").failures  # no metric reads it
-    heard = dataclasses.replace(ev.registry.METRICS["wer"], loader=None)
+    heard = dataclasses.replace(ev.registry.METRICS["wer"], distribution=None)
     monkeypatch.setitem(ev.registry.METRICS, "wer", heard)
     monkeypatch.setattr(ev.registry, "scorer", lambda name: lambda *_: {"wer": 0, "wer_words": 1})
     result = run([MuLaw()], data, tmp_path / "2", metrics=["wer"])

@@ -89,7 +89,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if not (_is(value, float) and 0 <= value <= 1):
+            if not (isinstance(value, (int, float)) and 0 <= value <= 1):  # true and false, too
                 raise ConfigError(f"[augment] {name} is {value!r}; give a probability from 0 to 1")
 
 
