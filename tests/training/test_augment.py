@@ -188,8 +188,8 @@ def test_config():
     for wrong in ({"noise": 1.5}, {"noise": "often"}, {"noise": float("nan")}):
         with pytest.raises(ConfigError, match=r"\[augment\] noise"):
             TrainConfig.from_dict({"stage": STAGES, "augment": wrong})
-    for wrong in ({"echo": 0.5}, 3):
-        with pytest.raises(ConfigError, match="training file"):
+    for wrong, said in (({"echo": 0.5}, "training file"), (3, "make it a table")):
+        with pytest.raises(ConfigError, match=said):
             TrainConfig.from_dict({"stage": STAGES, "augment": wrong})
     with pytest.raises(ConfigError, match="tensorboard_audio"):
         TrainConfig.from_dict({"stage": STAGES, "tensorboard_audio": -1})
