@@ -75,9 +75,9 @@ class Stream:
         missing = set(self._counters()) - set(snapshot)
         if wanted != found or missing or str(snapshot.get("model")) != self.codec.info.model_hash:
             raise StreamError(f"the snapshot is not of a '{self.codec.info.name}' {self.side}: it holds {sorted(snapshot)}")
-        self._write({name: snapshot[f"state.{name}"] for name in self._state})
         if not 0 <= int(snapshot.get("num_codebooks", 0)) <= self.codec.info.num_codebooks:
             raise StreamError(f"the snapshot is of {snapshot['num_codebooks']} codebooks; this model has {self.codec.info.num_codebooks}")
+        self._write({name: snapshot[f"state.{name}"] for name in self._state})
         for key, (holder, name) in self._counters().items():
             value = np.array(snapshot[key])
             setattr(holder, name, value if value.ndim else value.item())
