@@ -50,7 +50,7 @@ class CodecConfig:
     kernel_time: int = 3
     num_codebooks: int = 12
     codebook_size: int = 1024
-    codebook_dim: int = 8
+    codebook_dim: int = 16
     quantizer: str = "rvq"
     norm: str = "frame"  # FLNorm, or "batch"
     activation: str = "snake"  # or "relu"
@@ -189,9 +189,9 @@ class CodecConfig:
                 encoder.append(LayerCost(f"encoder.rnn{level}", recurrent + small, round(recurrent * positions)))
                 decoder.insert(0, LayerCost(f"decoder.rnn{level}", recurrent + small, round(recurrent * positions)))
         decoder.append(LayerCost("decoder.complex_conv", complex_weights + 2, round(complex_macs)))
-        projections = 2 * used * self.codebook_dim * self.latent_dim
-        offsets = self.codebook_dim + self.latent_dim if self.quantizer == "fsq" else 0  # a codebook holds the others' mean
-        quantizer = LayerCost("quantizer.projections", projections + offsets, round(projections * self.frame_rate))
+        projections = used * self.codebook_dim * self.latent_dim  # of a codebook, the same in and out
+        fsq = projections + self.codebook_dim + self.latent_dim if self.quantizer == "fsq" else 0  # out apart, and means
+        quantizer = LayerCost("quantizer.projections", projections + fsq, round(2 * projections * self.frame_rate))
         return [*encoder, quantizer, *decoder]
 
     @property
@@ -231,7 +231,8 @@ class CodecConfig:
 
 PRESETS = {
     "base": CodecConfig("base", channels=(192, 256, 384, 800, 1280)),
-    "mini": CodecConfig("mini"),
+    "mini": CodecConfig("mini", codebook_dim=32),  # measured: docs/training.md, "What a stage sees"
+    "mini-paper": CodecConfig("mini-paper"),  # as many parameters as published
     "micro": CodecConfig("micro", channels=(8, 16, 16, 32, 64)),
     "mini-single": CodecConfig("mini-single", num_codebooks=1, codebook_size=32768, codebook_dim=5, quantizer="fsq"),
     "mini-single-25hz": CodecConfig(

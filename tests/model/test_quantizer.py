@@ -92,7 +92,7 @@ def test_gradients_go_straight_through(quantizer: ResidualVQ) -> None:
     z = latents(50).requires_grad_()
     quantizer(z).z_q.sum().backward()
     assert z.grad is not None and z.grad.abs().sum() > 0
-    assert quantizer.project_in.grad is not None and quantizer.project_out.grad is not None
+    assert quantizer.projection.grad is not None and quantizer.projection.grad.abs().sum() > 0
     assert not quantizer.codebooks.requires_grad
 
 
@@ -109,7 +109,7 @@ def test_entries_follow_the_moving_average() -> None:
     with torch.no_grad():
         quantizer.codebooks.copy_(torch.stack([torch.full((INNER,), -5.0), torch.full((INNER,), 5.0)]))
         quantizer.sums.copy_(quantizer.codebooks)
-        quantizer.project_in[0] = torch.eye(DIM)[:, :INNER]
+        quantizer.projection[0] = torch.eye(DIM)[:, :INNER]
     z = torch.cat([torch.full((30, DIM), -4.0), torch.full((10, DIM), 6.0)])
     quantizer(z, update=True)
     torch.testing.assert_close(quantizer.counts[0], torch.tensor([0.99 + 0.3, 0.99 + 0.1]))
@@ -125,7 +125,7 @@ def test_dead_entries_are_replaced_and_stay_replaced(quantizer: ResidualVQ) -> N
         quantizer.sums[0, dead] = 0
         quantizer.counts[0, dead] = 0
     z = latents(500, seed=5)
-    seen = z @ quantizer.project_in[0].detach()
+    seen = z @ quantizer.projection[0].detach()
     torch.manual_seed(0)
     quantizer(z, update=True)
     fresh, count = quantizer.codebooks[0, dead].clone(), quantizer.counts[0, dead].clone()
@@ -191,17 +191,17 @@ def kill(quantizer: SingleVQ, entry: int) -> None:
 
 def test_replacements_come_from_the_pool() -> None:
     quantizer = single()
-    past = latents(600) @ quantizer.project_in[0].detach()
+    past = latents(600) @ quantizer.projection[0].detach()
     kill(quantizer, 3)
     now = latents(1, seed=9)
     quantizer(now, update=True)
-    pool = torch.cat([past, now @ quantizer.project_in[0].detach()])
+    pool = torch.cat([past, now @ quantizer.projection[0].detach()])
     torch.testing.assert_close(quantizer.pool[: int(quantizer.pooled)], pool, atol=1e-5, rtol=1e-5)
     assert (quantizer.codebooks[0, 3] - pool).norm(dim=1).min() < 1e-4
     without = single(data_pool=False)
     kill(without, 3)
     without(now, update=True)
-    torch.testing.assert_close(without.codebooks[0, 3], (now @ without.project_in[0])[0].detach())  # there is nothing else
+    torch.testing.assert_close(without.codebooks[0, 3], (now @ without.projection[0])[0].detach())  # there is nothing else
     assert without.pooled == 0
 
 

@@ -300,15 +300,15 @@ def test_another_quantiser_begins_with_the_network_and_starts_afresh(setup, here
         assert not any("pool" in name for name in branch)  # of training alone
     scratch = here("scratch", SINGLE.replace("steps = 8", "steps = 1"))
     blank = here("blank", SINGLE.replace("steps = 8", "steps = 1").replace("init_batches = 4", "init_batches = 5"))
-    assert not torch.equal(scratch["quantizer.project_in"], blank["quantizer.project_in"])  # the latents made the start
+    assert not torch.equal(scratch["quantizer.projection"], blank["quantizer.projection"])  # the latents made the start
 
 
 def test_codebooks_start_afresh_after_an_autoencoder_stage(setup, here):
     source = here("source", RECIPE, max_steps=5)
     kept = here("kept", RECIPE.split("[[stage]]")[0] + "[[stage]]" + RECIPE.split("[[stage]]")[2], init=setup / "source", max_steps=1)
     anew = here("anew", RECIPE, init=setup / "source", max_steps=5)
-    torch.testing.assert_close(kept["quantizer.project_in"], source["quantizer.project_in"], rtol=0, atol=0.05)
-    assert float((anew["quantizer.project_in"] - source["quantizer.project_in"]).abs().max()) > 0.1
+    torch.testing.assert_close(kept["quantizer.projection"], source["quantizer.projection"], rtol=0, atol=0.05)
+    assert float((anew["quantizer.projection"] - source["quantizer.projection"]).abs().max()) > 0.1
 
 
 AUTOENCODER, QUANTIZED = ("[[stage]]" + stage for stage in RECIPE.split("[[stage]]")[1:])

@@ -338,7 +338,7 @@ def quantize_vq(g: Graph, quantizer: ResidualVQ, z: str) -> str:
     subtracted from those of the later stages. Beside each projection stands a 1 that meets −‖c‖²/2 in the score.
     """
     num, size, dim = quantizer.codebooks.shape
-    into, out = _array(quantizer.project_in), _array(quantizer.project_out)
+    into = _array(quantizer.projection)  # [K, D, d]
     ones = np.tile(np.r_[np.zeros(dim), 1.0], num)
     wide = np.pad(into, [(0, 0), (0, 0), (0, 1)])  # [K, D, d + 1]
     rest, codes = g.op("Gemm", z, g.constant(wide.transpose(1, 0, 2).reshape(into.shape[1], -1)), g.constant(ones)), []
@@ -350,7 +350,7 @@ def quantize_vq(g: Graph, quantizer: ResidualVQ, z: str) -> str:
         u, rest = g.split(rest, [dim + 1, later * (dim + 1)]) if later else (rest, "")
         codes.append(g.op("ArgMax", g.op("MatMul", u, entries), axis=-1))
         if later:
-            step = np.concatenate(list(out[k] @ wide[k + 1 :]), 1)  # [d, later·(d + 1)]
+            step = np.concatenate(list(into[k].T @ wide[k + 1 :]), 1)  # [d, later·(d + 1)]
             rest = g.op("Gemm", g.op("GatherND", codebook, codes[-1]), g.constant(-step), rest)
     return g.op("Concat", *codes, axis=-1)
 
@@ -360,7 +360,8 @@ def dequantize_vq(g: Graph, quantizer: ResidualVQ, codes: str) -> str:
     num, size, dim = quantizer.codebooks.shape
     table = g.reshape(g.pad(g.reshape(tables(g, quantizer), [num, size, dim]), 3, 1, 0, 1), [-1, dim])  # folded when loaded
     entries = g.op("Gather", table, g.op("Add", codes, g.constant(np.arange(num) * (size + 1))))
-    return g.op("MatMul", g.reshape(entries, [0, 0, num * dim]), g.constant(_array(quantizer.project_out).reshape(num * dim, -1)))
+    back = _array(quantizer.projection).transpose(0, 2, 1).reshape(num * dim, -1)
+    return g.op("MatMul", g.reshape(entries, [0, 0, num * dim]), g.constant(back))
 
 
 def quantize_fsq(g: Graph, quantizer: FSQ, z: str) -> str:

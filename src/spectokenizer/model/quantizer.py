@@ -4,7 +4,9 @@
     SingleVQ     the paper's one large codebook: the same with one stage, and replacements drawn from a pool of past latents
     FSQ          one codebook without a table (Mentzer et al., 2023): a few numbers, each rounded to one of L levels
 
-A stage of the first two projects to `codebook_dim` numbers, finds the nearest of `codebook_size` entries and projects that back.
+A stage of the first two projects to `codebook_dim` numbers, finds the nearest of `codebook_size` entries and projects that back, by the
+same orthonormal directions both ways: the entry nearest in them is the one that leaves least of the latent to the next stage. (In DAC's
+factorised lookup the two are independent; with half the numbers this is as good, and latents are coded, not what became of them.)
 Codebooks are learned by moving averages (decay 0.99), start from k-means on real latents, and entries that fall out of use
 are drawn anew. (The expiration in EnCodec's published code is undone by its next averaging step, its issue 61; here count,
 sum and entry are replaced together.)
@@ -133,8 +135,8 @@ class ResidualVQ(Quantizer):
     def __init__(self, dim: int, num_codebooks: int, codebook_size: int, codebook_dim: int):
         super().__init__()
         self.num_codebooks, self.codebook_size, self.codebook_dim = num_codebooks, codebook_size, codebook_dim
-        self.project_in = nn.Parameter(torch.randn(num_codebooks, dim, codebook_dim) * dim**-0.5)
-        self.project_out = nn.Parameter(torch.randn(num_codebooks, codebook_dim, dim) * codebook_dim**-0.5)
+        self.projection = nn.Parameter(torch.randn(num_codebooks, dim, codebook_dim))
+        self._straighten()
         shape = (num_codebooks, codebook_size, codebook_dim)
         self.register_buffer("codebooks", torch.randn(shape))
         self.register_buffer("counts", torch.ones(shape[:2]))
@@ -148,19 +150,27 @@ class ResidualVQ(Quantizer):
             directions = _principal(residual, self.codebook_dim)  # [d, D]
             u = residual @ directions.T
             codebook = kmeans(u, self.codebook_size, self.iterations, generator)
-            self.project_in[k], self.project_out[k] = directions.T, directions
+            self.projection[k] = directions.T
             self.codebooks[k] = codebook
             self.counts[k] = 1
             self.sums[k] = codebook
             residual -= codebook[_nearest(u, codebook)] @ directions
-        for tensor in (self.project_in, self.project_out, self.codebooks, self.counts, self.sums):
+        for tensor in (self.projection, self.codebooks, self.counts, self.sums):
             _from_rank_0(tensor.data)
 
+    @torch.no_grad()
+    def _straighten(self) -> None:
+        """Back to orthonormal columns, which a step of the optimiser leaves by a little."""
+        q, r = torch.linalg.qr(self.projection)
+        self.projection.copy_(q * r.diagonal(dim1=1, dim2=2).sign()[:, None])
+
     def forward(self, z: Tensor, active: Tensor | None = None, update: bool = False) -> Quantized:
+        if update:
+            self._straighten()
         residual, z_q, commitment, codes = z, torch.zeros_like(z), z.new_zeros(()), []
         for k in range(self.num_codebooks):
             codebook = self.codebooks[k]
-            u = residual @ self.project_in[k]  # [N, d]
+            u = residual @ self.projection[k]  # [N, d]
             index = _nearest(u.detach(), codebook)
             c = F.embedding(index, codebook)
             on = z.new_ones(len(z)) if active is None else (active > k).to(z)
@@ -168,9 +178,10 @@ class ResidualVQ(Quantizer):
             commitment = commitment + (error * on).sum() / on.sum().clamp(min=1)
             if update:
                 self._move(k, u.detach(), index)
-            step = (u + (c - u).detach()) @ self.project_out[k]
-            z_q, residual = z_q + step * on[:, None], residual - step
+            step = c @ self.projection[k].T
+            z_q, residual = z_q + step * on[:, None], residual - step.detach()
             codes.append(torch.where(on > 0, index, self.codebook_size))
+        z_q = z_q + (z - z.detach())  # as if z itself had been passed on, also in directions that no stage looks at
         return Quantized(z_q, torch.stack(codes, 1), commitment / self.num_codebooks)
 
     @torch.no_grad()
@@ -201,7 +212,7 @@ class ResidualVQ(Quantizer):
     def decode(self, codes: Tensor) -> Tensor:
         tables = F.pad(self.codebooks, (0, 0, 0, 1))  # one more row of zeros: the absent code
         c = torch.stack([tables[k][codes[:, k]] for k in range(codes.shape[1])], 1)  # [N, K', d]
-        return c.flatten(1) @ self.project_out[: codes.shape[1]].flatten(0, 1)
+        return c.flatten(1) @ self.projection[: codes.shape[1]].transpose(1, 2).flatten(0, 1)
 
 
 class SingleVQ(ResidualVQ):
@@ -227,7 +238,7 @@ class SingleVQ(ResidualVQ):
     @torch.no_grad()
     def initialize(self, z: Tensor, generator: torch.Generator | None = None) -> None:
         super().initialize(z, generator)
-        self._seen(z @ self.project_in[0])
+        self._seen(z @ self.projection[0])
 
     def _least(self, average: Tensor) -> Tensor:
         return (self.expire_below * average).clamp(max=self.threshold)
