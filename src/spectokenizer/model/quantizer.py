@@ -178,10 +178,9 @@ class ResidualVQ(Quantizer):
             commitment = commitment + (error * on).sum() / on.sum().clamp(min=1)
             if update:
                 self._move(k, u.detach(), index)
-            step = c @ self.projection[k].T
-            z_q, residual = z_q + step * on[:, None], residual - step.detach()
+            step = (u + (c - u).detach()) @ self.projection[k].T
+            z_q, residual = z_q + step * on[:, None], residual - step
             codes.append(torch.where(on > 0, index, self.codebook_size))
-        z_q = z_q + (z - z.detach())  # as if z itself had been passed on, also in directions that no stage looks at
         return Quantized(z_q, torch.stack(codes, 1), commitment / self.num_codebooks)
 
     @torch.no_grad()
