@@ -43,6 +43,17 @@ def enable(cache: Path) -> bool:
     return _library is not None
 
 
+def keep_memory() -> None:
+    """Have glibc keep what a step frees for the next one: fetching 70 MB of zeroed pages anew took 6 % of every step."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    for parameter, value in ((mmap_threshold, 1 << 25), (trim_threshold, (1 << 31) - 1), (top_pad, 1 << 28)):
+        mallopt(parameter, value)
+
+
 def disable() -> None:
     """Back to torch's operators."""
     global _library

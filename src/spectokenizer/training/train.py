@@ -287,6 +287,7 @@ def run(
     torch.set_flush_denormal(True)  # a GRU on silence otherwise runs at half speed
     if fabric.device.type == "cpu":
         torch.set_num_threads(threads or max(1, (torch.get_num_threads() // devices)))
+        kernels.keep_memory()
         if not kernels.enable(cache or data.cache_folder()) and fabric.global_rank == 0:
             rich.print("[yellow]no C compiler found:[/] training is slower without (see model/kernels.py)")
     rank, main = fabric.global_rank, fabric.global_rank == 0
