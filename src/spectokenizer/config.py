@@ -33,10 +33,12 @@ class CodecConfig:
     imaginary parts counted), `channels[i]` that of level i; `strides` are (time, frequency) per level and the
     kernel is (`kernel_time`, frequency stride), the paper's (3, 4).
 
-    `quantizer` is "rvq" (residual, any number of leading codebooks is a valid code), "vq" (the paper's one large codebook) or "fsq" (one
-    codebook without a table: `codebook_dim` numbers, each rounded to one of codebook_size^(1/codebook_dim) levels; with two levels
-    this is binary spherical quantisation's code). The last four switch parts of the paper off, for its ablation; they can be trained
-    and evaluated, not exported.
+    `quantizer` is "rvq" (residual, any number of leading codebooks is a valid code), "vq" (the paper's one large codebook), "pair" (one
+    large codebook with two small tables, whose entries are sums of one of each) or "fsq" (one codebook without a table: `codebook_dim`
+    numbers, each rounded to one of codebook_size^(1/codebook_dim) levels; with two levels this is binary spherical quantisation's
+    code). `codebook_dim` of the others is how many directions of the latent a stage sees.
+
+    The last four switch parts of the paper off, for its ablation; they can be trained and evaluated, not exported.
     """
 
     name: str = "mini"
@@ -79,8 +81,9 @@ class CodecConfig:
             ),
             "codebook_size is a power of two from 2 to 32768": self.codebook_size in [2**bits for bits in range(1, 16)],
             "num_codebooks is 1 to 32": 1 <= self.num_codebooks <= 32,
-            "quantizer is rvq, or vq or fsq with one codebook": self.quantizer == "rvq"
-            or (self.quantizer in ("vq", "fsq") and self.num_codebooks == 1),
+            "quantizer is rvq, or vq, pair or fsq with one codebook": self.quantizer == "rvq"
+            or (self.quantizer in ("vq", "pair", "fsq") and self.num_codebooks == 1),
+            "a pair's codebook_size is 4 or more": self.quantizer != "pair" or self.codebook_size >= 4,
             f"fsq's codebook_dim divides the {self.bits_per_code} bits of a code": self.quantizer != "fsq"
             or self.bits_per_code % self.codebook_dim == 0,
             "norm is frame or batch": self.norm in ("frame", "batch"),
@@ -154,7 +157,11 @@ class CodecConfig:
     @property
     def table_numbers(self) -> int:
         """Numbers in the codebooks, which `parameters` leaves out, as the paper does; FSQ has none."""
-        return 0 if self.quantizer == "fsq" else self.num_codebooks * self.codebook_size * self.codebook_dim
+        bits = self.bits_per_code
+        entries = {"fsq": 0, "pair": 2 ** (bits - bits // 2) + 2 ** (bits // 2)}.get(
+            self.quantizer, self.num_codebooks * self.codebook_size
+        )
+        return entries * self.codebook_dim
 
     # -- cost ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +196,8 @@ class CodecConfig:
                 encoder.append(LayerCost(f"encoder.rnn{level}", recurrent + small, round(recurrent * positions)))
                 decoder.insert(0, LayerCost(f"decoder.rnn{level}", recurrent + small, round(recurrent * positions)))
         decoder.append(LayerCost("decoder.complex_conv", complex_weights + 2, round(complex_macs)))
-        projections = used * self.codebook_dim * self.latent_dim  # of a codebook, the same in and out
+        stages = 2 if self.quantizer == "pair" else used
+        projections = stages * self.codebook_dim * self.latent_dim  # the same in and out
         fsq = projections + self.codebook_dim + self.latent_dim if self.quantizer == "fsq" else 0  # out apart, and means
         quantizer = LayerCost("quantizer.projections", projections + fsq, round(2 * projections * self.frame_rate))
         return [*encoder, quantizer, *decoder]
@@ -234,13 +242,13 @@ PRESETS = {
     "mini": CodecConfig("mini", codebook_dim=32),  # measured: docs/training.md, "What a stage sees"
     "mini-paper": CodecConfig("mini-paper"),  # as many parameters as published
     "micro": CodecConfig("micro", channels=(8, 16, 16, 32, 64)),
-    "mini-single": CodecConfig("mini-single", num_codebooks=1, codebook_size=32768, codebook_dim=5, quantizer="fsq"),
+    "mini-single": CodecConfig("mini-single", num_codebooks=1, codebook_size=32768, codebook_dim=32, quantizer="pair"),
     "mini-single-25hz": CodecConfig(
         "mini-single-25hz",
         strides=((1, 4), (1, 4), (2, 4), (2, 4)),
         num_codebooks=1,
         codebook_size=32768,
-        codebook_dim=5,
-        quantizer="fsq",
+        codebook_dim=32,
+        quantizer="pair",
     ),
 }

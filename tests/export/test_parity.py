@@ -123,6 +123,7 @@ def test_steps_and_chunks_agree_bit_for_bit(network: Network, sizes: list[int], 
         {"strides": ((1, 4), (1, 4), (2, 4), (2, 4))},  # 25 Hz
         {"strides": ((1, 4), (2, 4), (1, 4), (2, 4)), "channels": (8, 8, 8, 8, 16)},
         {"quantizer": "vq", "num_codebooks": 1, "codebook_size": 32768},
+        {"quantizer": "pair", "num_codebooks": 1, "codebook_size": 32768},
         {"quantizer": "fsq", "num_codebooks": 1, "codebook_size": 32768, "codebook_dim": 5},
         {"quantizer": "fsq", "num_codebooks": 1, "codebook_size": 32768, "codebook_dim": 15, "strides": ((1, 4), (1, 4), (2, 4), (2, 4))},
     ],
@@ -142,11 +143,11 @@ def test_other_geometries(geometry: dict[str, Any], tmp_path: Path) -> None:
         assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("kind", ["vq", "fsq"])
+@pytest.mark.parametrize("kind", ["vq", "pair", "fsq"])
 def test_one_codebook_s_codes_are_torch_s(kind: str, tiny_config: Any, tmp_path: Path) -> None:
     """Thousands of codes of a quantiser that fits its latents; one may differ where two entries are as near."""
-    dim = {"vq": 8, "fsq": 5}[kind]
-    config = replace(tiny_config, quantizer=kind, num_codebooks=1, codebook_size=32768 if kind == "fsq" else 512, codebook_dim=dim)
+    size, dim = {"vq": (512, 8), "pair": (32768, 8), "fsq": (32768, 5)}[kind]
+    config = replace(tiny_config, quantizer=kind, num_codebooks=1, codebook_size=size, codebook_dim=dim)
     model, generator = build(config, seed=1).eval(), torch.Generator().manual_seed(2)
     audio = 0.1 * torch.randn(4, 500 * config.frame_size, generator=generator)
     with torch.no_grad():

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 
 from spectokenizer.model import quantizer as module  # noqa: E402
-from spectokenizer.model.quantizer import FSQ, ResidualVQ, SingleVQ, kmeans  # noqa: E402
+from spectokenizer.model.quantizer import FSQ, PairVQ, ResidualVQ, SingleVQ, kmeans  # noqa: E402
 
 DIM, STAGES, SIZE, INNER = 12, 4, 16, 4
 
@@ -94,6 +94,19 @@ def test_gradients_go_straight_through(quantizer: ResidualVQ) -> None:
     assert z.grad is not None and z.grad.abs().sum() > 0
     assert quantizer.projection.grad is not None and quantizer.projection.grad.abs().sum() > 0
     assert not quantizer.codebooks.requires_grad
+
+
+def test_projections_are_orthonormal_whenever_codebooks_move(quantizer: ResidualVQ) -> None:
+    """The entry nearest in the projection is then the one that leaves least of the latent."""
+    with torch.no_grad():
+        quantizer.projection += 0.1 * torch.randn_like(quantizer.projection)  # a step of the optimiser
+    z = latents(300, seed=2)
+    codes = quantizer(z, update=True).codes
+    gram = quantizer.projection.transpose(1, 2) @ quantizer.projection
+    torch.testing.assert_close(gram, torch.eye(INNER).expand_as(gram), atol=1e-5, rtol=0)
+    codes = quantizer(z).codes
+    entries = quantizer.codebooks[0] @ quantizer.projection[0].T
+    assert torch.equal(torch.cdist(z, entries).argmin(1), codes[:, 0])
 
 
 def test_codebooks_move_only_when_told(quantizer: ResidualVQ) -> None:
@@ -274,6 +287,32 @@ def test_an_expiration_that_the_next_average_undoes(kind: type[SingleVQ]) -> Non
         torch.testing.assert_close(after, fresh)
 
 
+# -- two small tables --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(32768, (256, 128)), (1024, (32, 32)), (4, (2, 2))])
+def test_a_pair_is_two_residual_stages_in_one_code(size: int, sizes: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    pair = PairVQ(DIM, size, INNER)
+    pair.initialize(latents(), torch.Generator().manual_seed(1))
+    assert pair.sizes == sizes
+    z, some = latents(3000, seed=2), torch.arange(3000) % 3
+    quantized = pair(z, some)
+    off = some == 0
+    assert (quantized.codes[off] == size).all() and not quantized.z_q[off].any()
+    assert quantized.codes[~off].min() >= 0 and quantized.codes[~off].max() < size
+    torch.testing.assert_close(pair.decode(quantized.codes), quantized.z_q, atol=1e-5, rtol=1e-5)
+    first = pair.first.decode(pair.first(z).codes)
+    errors = [(z - out).square().mean() for out in (first, pair.decode(pair(z).codes))]
+    assert errors[1] < errors[0] < z.square().mean()
+    assert torch.equal(pair(z).codes[:, 0] // sizes[1], pair.first(z).codes[:, 0])
+    before = {name: value.clone() for name, value in pair.named_buffers()}
+    pair(z)
+    assert all(torch.equal(value, before[name]) for name, value in pair.named_buffers())
+    pair(z, update=True)
+    assert not any(torch.equal(value, before[name]) for name, value in pair.named_buffers())
+
+
 # -- without a table ---------------------------------------------------------------------------------------------------
 
 SHAPES = [(32768, 5, 8), (32768, 3, 32), (32768, 15, 2), (64, 3, 4), (16, 1, 16)]
@@ -328,6 +367,6 @@ def test_fsq_gradients_go_straight_through() -> None:
 def test_the_configuration_names_the_quantiser(tiny_config: object) -> None:
     from dataclasses import replace
 
-    kinds = {"rvq": ResidualVQ, "vq": SingleVQ, "fsq": FSQ}
+    kinds = {"rvq": ResidualVQ, "vq": SingleVQ, "pair": PairVQ, "fsq": FSQ}
     for name, kind in kinds.items():
         assert type(module.quantizer(replace(tiny_config, quantizer=name, num_codebooks=1, codebook_dim=3))) is kind  # type: ignore[type-var]

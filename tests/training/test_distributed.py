@@ -21,7 +21,7 @@ from .test_train import RECIPE  # noqa: E402
 WORKER = """
 import sys, torch
 import torch.distributed as dist
-from spectokenizer.model.quantizer import FSQ, ResidualVQ, SingleVQ
+from spectokenizer.model.quantizer import FSQ, PairVQ, ResidualVQ, SingleVQ
 
 rank, meeting, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
@@ -43,7 +43,11 @@ for step in range(5):
     single(torch.randn(40, 12) * (1 + rank), update=True)
 fsq = FSQ(dim=12, codebook_size=64, codebook_dim=3)
 fsq.initialize(torch.randn(200, 12))
-others = {"single": {**single.state_dict(), **single.memory()}, "fsq": fsq.state_dict()}
+pair = PairVQ(dim=12, codebook_size=64, codebook_dim=4)
+pair.initialize(torch.randn(200, 12), torch.Generator().manual_seed(rank))
+for step in range(5):
+    pair(torch.randn(40, 12) * (1 + rank), update=True)
+others = {"single": {**single.state_dict(), **single.memory()}, "fsq": fsq.state_dict(), "pair": pair.state_dict()}
 torch.save({"started": started, **quantizer.state_dict(), "replaced": replaced, **others}, f"{out}/{rank}.pt")
 """
 
@@ -69,7 +73,7 @@ def test_codebooks_agree_on_all_ranks(tmp_path: Path) -> None:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
     assert first["single"]["pooled"] == 200 + 5 * 40
     assert first["single"]["codebooks"].abs().max() < 30
-    for kind in ("single", "fsq"):
+    for kind in ("single", "fsq", "pair"):
         for name, value in first[kind].items():
             torch.testing.assert_close(value, second[kind][name], rtol=0, atol=0, msg=f"{kind} {name}")
 

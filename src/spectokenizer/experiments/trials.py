@@ -210,6 +210,7 @@ SINGLE_CODEBOOK = Experiment(
         Trial("vq", "VQ plain", _SINGLE, {"expire": False, "data_pool": False}, paper={"utilisation": 62.0, "pesq_wb": 1.63}),
         Trial("vq-expiration", "VQ + expiration", _SINGLE, {"data_pool": False}, paper={"utilisation": 93.4, "pesq_wb": 1.65}),
         Trial("vq-pool", "VQ + expiration + data pool", _SINGLE, paper={"utilisation": 94.8, "pesq_wb": 1.72}),
+        Trial("pair", "sums of two small tables, 32 directions", {**_SINGLE, "codebook_dim": 32, "quantizer": "pair"}),
         Trial("fsq", "FSQ, 5 numbers of 8 levels", {**_SINGLE, "codebook_dim": 5, "quantizer": "fsq"}),
     ),
     reference="vq",

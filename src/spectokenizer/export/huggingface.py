@@ -39,7 +39,7 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor | None:
 def gru(module: nn.GRU, x: Tensor, h0: Tensor) -> Tensor | None:
     return None
 '''
-ONLY_TRAINING = ("quantizer.counts", "quantizer.sums")
+ONLY_TRAINING = re.compile(r"quantizer\.(.*\.)?(counts|sums)")
 UNMEASURED = "Not measured: `spectok evaluate --model FOLDER --data DIR` does it on your recordings."
 
 
@@ -74,7 +74,9 @@ def export(
     _write_json(folder / CONFIG, {**_config(model.config), **common})
     _write_json(folder / "preprocessor_config.json", _preprocessor(model.config))
     tensors = {
-        f"codec.{name}": value.detach().cpu().contiguous() for name, value in model.state_dict().items() if name not in ONLY_TRAINING
+        f"codec.{name}": value.detach().cpu().contiguous()
+        for name, value in model.state_dict().items()
+        if not ONLY_TRAINING.fullmatch(name)
     }
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     write_code(folder)

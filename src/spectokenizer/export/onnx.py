@@ -24,7 +24,7 @@ from torch import Tensor
 from ..config import CodecConfig
 from ..errors import ModelError
 from ..model.layers import RNN2D, ComplexConv, Down, Stem, Up
-from ..model.quantizer import FSQ, ResidualVQ
+from ..model.quantizer import FSQ, PairVQ, Quantizer, ResidualVQ
 from ..model.spectokenizer import Chain, SpecTokenizer
 from ..model.spectrum import FLOOR, Analysis, Synthesis
 from ..runtime.network import CONFIG, GRAPHS, WEIGHTS
@@ -326,42 +326,72 @@ class Layers:
         return g.op("Add", n, g.op("Mul", z, g.op("Sub", h, n)))
 
 
-def tables(g: Graph, quantizer: ResidualVQ) -> str:
+def tables(g: Graph, codebooks: list[np.ndarray]) -> str:
     """All codebooks one below the other, [K·S, d]."""
-    return g.constant(_array(quantizer.codebooks).reshape(-1, quantizer.codebook_dim))
+    return g.constant(np.concatenate(codebooks))
 
 
-def quantize_vq(g: Graph, quantizer: ResidualVQ, z: str) -> str:
-    """Latents [N, D] to codes [N, K], for one or more codebooks.
+def search(g: Graph, projection: np.ndarray, codebooks: list[np.ndarray], z: str) -> list[str]:
+    """Latents [N, D] to one code [N] per codebook [S, d], each with its projection [D, d] of what the ones before left over.
 
-    A stage sees only its projection of what the stages before left over, so all projections are made at once, and a chosen entry is
+    A stage sees only that projection, so all projections are made at once, and a chosen entry is
     subtracted from those of the later stages. Beside each projection stands a 1 that meets −‖c‖²/2 in the score.
     """
-    num, size, dim = quantizer.codebooks.shape
-    into = _array(quantizer.projection)  # [K, D, d]
+    num, _, dim = projection.shape
     ones = np.tile(np.r_[np.zeros(dim), 1.0], num)
-    wide = np.pad(into, [(0, 0), (0, 0), (0, 1)])  # [K, D, d + 1]
-    rest, codes = g.op("Gemm", z, g.constant(wide.transpose(1, 0, 2).reshape(into.shape[1], -1)), g.constant(ones)), []
+    wide = np.pad(projection, [(0, 0), (0, 0), (0, 1)])  # [K, D, d + 1]
+    rest, codes = g.op("Gemm", z, g.constant(wide.transpose(1, 0, 2).reshape(wide.shape[1], -1)), g.constant(ones)), []
+    ends = np.cumsum([len(codebook) for codebook in codebooks]).tolist()
     for k in range(num):
-        codebook = g.slice(tables(g, quantizer), k * size, (k + 1) * size, 0)  # folded when loaded
-        offset = g.constant(-0.5 * np.square(_array(quantizer.codebooks[k])).sum(-1)[None])
+        codebook = g.slice(tables(g, codebooks), ends[k] - len(codebooks[k]), ends[k], 0)  # folded when loaded
+        offset = g.constant(-0.5 * np.square(codebooks[k]).sum(-1)[None])
         entries = g.op("Concat", g.op("Transpose", codebook, perm=[1, 0]), offset, axis=0)  # folded, too
         later = num - 1 - k
         u, rest = g.split(rest, [dim + 1, later * (dim + 1)]) if later else (rest, "")
         codes.append(g.op("ArgMax", g.op("MatMul", u, entries), axis=-1))
         if later:
-            step = np.concatenate(list(into[k].T @ wide[k + 1 :]), 1)  # [d, later·(d + 1)]
+            step = np.concatenate(list(projection[k].T @ wide[k + 1 :]), 1)  # [d, later·(d + 1)]
             rest = g.op("Gemm", g.op("GatherND", codebook, codes[-1]), g.constant(-step), rest)
-    return g.op("Concat", *codes, axis=-1)
+    return codes
+
+
+def quantize_vq(g: Graph, quantizer: ResidualVQ, z: str) -> str:
+    """Latents [N, D] to codes [N, K], for one or more codebooks."""
+    return g.op("Concat", *search(g, _array(quantizer.projection), list(_array(quantizer.codebooks)), z), axis=-1)
 
 
 def dequantize_vq(g: Graph, quantizer: ResidualVQ, codes: str) -> str:
     """Codes [B, T, K] to latents [B, T, D]: one look-up in all tables, each with a row of zeros for the absent code, and one product."""
     num, size, dim = quantizer.codebooks.shape
-    table = g.reshape(g.pad(g.reshape(tables(g, quantizer), [num, size, dim]), 3, 1, 0, 1), [-1, dim])  # folded when loaded
+    table = g.reshape(tables(g, list(_array(quantizer.codebooks))), [num, size, dim])
+    table = g.reshape(g.pad(table, 3, 1, 0, 1), [-1, dim])  # folded when loaded
     entries = g.op("Gather", table, g.op("Add", codes, g.constant(np.arange(num) * (size + 1))))
     back = _array(quantizer.projection).transpose(0, 2, 1).reshape(num * dim, -1)
     return g.op("MatMul", g.reshape(entries, [0, 0, num * dim]), g.constant(back))
+
+
+def _pair(quantizer: PairVQ) -> tuple[np.ndarray, list[np.ndarray]]:
+    both = (quantizer.first, quantizer.second)
+    return np.concatenate([_array(stage.projection) for stage in both]), [_array(stage.codebooks)[0] for stage in both]
+
+
+def quantize_pair(g: Graph, quantizer: PairVQ, z: str) -> str:
+    """Latents [N, D] to codes [N, 1]."""
+    first, second = search(g, *_pair(quantizer), z)
+    return g.op("Add", g.op("Mul", first, g.constant([quantizer.sizes[1]])), second)
+
+
+def dequantize_pair(g: Graph, quantizer: PairVQ, codes: str) -> str:
+    """Codes [B, T, 1] to latents [B, T, D], as for two codebooks; a row of zeros behind both tables is the absent code's."""
+    projection, codebooks = _pair(quantizer)
+    one, two = quantizer.sizes
+    table = g.pad(tables(g, codebooks), 2, 0, 0, 1)
+    first = g.op("Div", codes, g.constant([two]))
+    second = g.op("Add", g.op("Mod", codes, g.constant([two])), g.constant([one]))
+    present = g.op("Less", codes, g.constant([quantizer.codebook_size]))
+    rows = g.op("Where", present, g.op("Concat", first, second, axis=-1), g.constant([one + two]))
+    back = projection.transpose(0, 2, 1).reshape(-1, projection.shape[1])
+    return g.op("MatMul", g.reshape(g.op("Gather", table, rows), [0, 0, len(back)]), g.constant(back))
 
 
 def quantize_fsq(g: Graph, quantizer: FSQ, z: str) -> str:
@@ -388,13 +418,20 @@ def dequantize_fsq(g: Graph, quantizer: FSQ, codes: str) -> str:
     return g.op("Mul", z_q, g.op("Cast", present, to=FLOAT))
 
 
+QUANTIZERS: dict[type[Quantizer], tuple[Any, Any]] = {
+    FSQ: (quantize_fsq, dequantize_fsq),
+    PairVQ: (quantize_pair, dequantize_pair),
+    ResidualVQ: (quantize_vq, dequantize_vq),  # SingleVQ, too
+}
+
+
 def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
     side, kind = name.split("_")
     config, step = model.config, kind == "step"
     graph = Graph(name, weights, WEIGHTS)
     layers = Layers(graph, config, step)
     chain: Chain = getattr(model, side)
-    quantize, dequantize = (quantize_fsq, dequantize_fsq) if isinstance(model.quantizer, FSQ) else (quantize_vq, dequantize_vq)
+    quantize, dequantize = next(both for kind, both in QUANTIZERS.items() if isinstance(model.quantizer, kind))
     states = {layer: list(value.shape[1:]) for layer, value in to_graph(model, side, chain.initial_state(1)).items()}
     samples: int | str = config.frame_size if step else "samples"
     time: int | str = 1 if step else "frames"

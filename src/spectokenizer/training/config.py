@@ -188,7 +188,7 @@ class TrainConfig:
         if any(stage.adversarial for stage in built.stages) and not (built.mpd or built.mbms_stft):
             raise ConfigError("an adversarial stage, but mpd and mbms_stft are both off; it needs a discriminator")
         if not built.expire and built.codec.quantizer == "fsq":
-            raise ConfigError("expire is off, but fsq has no entries that could expire; it is for rvq and vq")
+            raise ConfigError("expire is off, but fsq has no entries that could expire; it is for rvq, vq and pair")
         if not built.data_pool and built.codec.quantizer != "vq":
             raise ConfigError(f"data_pool is off, but {built.codec.quantizer} has none; it is for vq")
         return built

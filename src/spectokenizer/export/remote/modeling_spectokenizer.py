@@ -44,7 +44,7 @@ class SpectokModel(PreTrainedModel):
     config_class = SpectokConfig
     base_model_prefix = "spectokenizer"
     main_input_name = "input_values"
-    _keys_to_ignore_on_load_missing = [r"quantizer\.(counts|sums)"]  # noqa: RUF012  of training alone
+    _keys_to_ignore_on_load_missing = [r"quantizer\.(.*\.)?(counts|sums)"]  # noqa: RUF012  of training alone
 
     def __init__(self, config: SpectokConfig):
         super().__init__(config)
