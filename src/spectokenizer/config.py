@@ -157,11 +157,11 @@ class CodecConfig:
     @property
     def table_numbers(self) -> int:
         """Numbers in the codebooks, which `parameters` leaves out, as the paper does; FSQ has none."""
-        bits = self.bits_per_code
-        entries = {"fsq": 0, "pair": 2 ** (bits - bits // 2) + 2 ** (bits // 2)}.get(
-            self.quantizer, self.num_codebooks * self.codebook_size
-        )
-        return entries * self.codebook_dim
+        if self.quantizer == "fsq":
+            return 0
+        half = self.bits_per_code // 2
+        pair = (1 << self.bits_per_code - half) + (1 << half)
+        return (pair if self.quantizer == "pair" else self.num_codebooks * self.codebook_size) * self.codebook_dim
 
     # -- cost ----------------------------------------------------------------------------------------------------
 
