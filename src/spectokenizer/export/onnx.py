@@ -378,7 +378,7 @@ def _pair(quantizer: PairVQ) -> tuple[np.ndarray, list[np.ndarray]]:
 def quantize_pair(g: Graph, quantizer: PairVQ, z: str) -> str:
     """Latents [N, D] to codes [N, 1]."""
     first, second = search(g, *_pair(quantizer), z)
-    return g.op("Add", g.op("Mul", first, g.constant([quantizer.sizes[1]])), second)
+    return g.op("Add", first, g.op("Mul", second, g.constant([quantizer.sizes[0]])))
 
 
 def dequantize_pair(g: Graph, quantizer: PairVQ, codes: str) -> str:
@@ -386,8 +386,8 @@ def dequantize_pair(g: Graph, quantizer: PairVQ, codes: str) -> str:
     projection, codebooks = _pair(quantizer)
     one, two = quantizer.sizes
     table = g.pad(tables(g, codebooks), 2, 0, 0, 1)
-    first = g.op("Div", codes, g.constant([two]))
-    second = g.op("Add", g.op("Mod", codes, g.constant([two])), g.constant([one]))
+    first = g.op("Mod", codes, g.constant([one]))
+    second = g.op("Add", g.op("Div", codes, g.constant([one])), g.constant([one]))
     present = g.op("Less", codes, g.constant([quantizer.codebook_size]))
     rows = g.op("Where", present, g.op("Concat", first, second, axis=-1), g.constant([one + two]))
     back = projection.transpose(0, 2, 1).reshape(-1, projection.shape[1])

@@ -258,7 +258,7 @@ class PairVQ(Quantizer):
 
     32768 entries of 32 numbers are two tables of 256 and 128: 12 288 numbers where a table of them all would have a million. On the
     latents of `mini` it leaves 0.39 of the power, a full table 0.36, FSQ's fifteen bits 0.53 to 0.56 (docs/training.md).
-    The code is first · (size of the second) + second.
+    The code is first + 256 · second: its lowest digit is the coarse one.
     """
 
     def __init__(self, dim: int, codebook_size: int, codebook_dim: int):
@@ -279,12 +279,12 @@ class PairVQ(Quantizer):
         coarse = self.first(z, None, update)
         fine = self.second(z - coarse.z_q, None, update)
         on = z.new_ones(len(z)) if active is None else (active > 0).to(z)
-        codes = torch.where(on[:, None] > 0, coarse.codes * self.sizes[1] + fine.codes, self.codebook_size)
+        codes = torch.where(on[:, None] > 0, coarse.codes + self.sizes[0] * fine.codes, self.codebook_size)
         return Quantized((coarse.z_q + fine.z_q) * on[:, None], codes, (coarse.commitment + fine.commitment) / 2)
 
     def decode(self, codes: Tensor) -> Tensor:
-        first, second = codes // self.sizes[1], torch.where(codes < self.codebook_size, codes % self.sizes[1], self.sizes[1])
-        return self.first.decode(first) + self.second.decode(second)  # absent: each one's absent code
+        first = torch.where(codes < self.codebook_size, codes % self.sizes[0], self.sizes[0])
+        return self.first.decode(first) + self.second.decode(codes // self.sizes[0])  # absent: each one's absent code
 
 
 class FSQ(Quantizer):
