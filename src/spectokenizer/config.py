@@ -1,6 +1,6 @@
 """One frozen description of a codec; everything derivable is a property.
 
-The names and the three sizes are the paper's (Wan et al., INTERSPEECH 2025); `micro` is ours.
+The names and sizes are the paper's (Wan et al., INTERSPEECH 2025; `mini` as published is `mini-paper`); `micro` and the single ones are ours.
 Costs are counted here, in plain Python, so that `spectok info` needs neither torch nor a model:
 they are the costs of the published architecture, one multiply-accumulate (MAC) per weight use.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -38,7 +39,7 @@ class CodecConfig:
     numbers, each rounded to one of codebook_size^(1/codebook_dim) levels; with two levels this is binary spherical quantisation's
     code). `codebook_dim` of the others is how many directions of the latent a stage sees.
 
-    The last four switch parts of the paper off, for its ablation; they can be trained and evaluated, not exported.
+    `norm` to `complex_stem` switch parts of the paper off, for its ablation; they can be trained and evaluated, not exported.
     """
 
     name: str = "mini"
@@ -58,6 +59,7 @@ class CodecConfig:
     activation: str = "snake"  # or "relu"
     recurrence: str = "all"  # RNN2D at every level, or at the "finest" only
     complex_stem: bool = True  # complex or real first convolution
+    scatter: float = 2000.0  # Hz; from there up the decoder's phases are pseudo-random (at half the sample rate: none are)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(int(c) for c in self.channels))
@@ -79,6 +81,7 @@ class CodecConfig:
             "levels stride in time by 1, or by 2 with kernel_time 3": all(
                 t == 1 or (t, self.kernel_time) == (2, 3) for t, _ in self.strides
             ),
+            "codebook_dim is at most the last of channels": self.codebook_dim <= (self.channels or (0,))[-1],
             "codebook_size is a power of two from 2 to 32768": self.codebook_size in [2**bits for bits in range(1, 16)],
             "num_codebooks is 1 to 32": 1 <= self.num_codebooks <= 32,
             "quantizer is rvq, or vq, pair or fsq with one codebook": self.quantizer == "rvq"
@@ -89,6 +92,7 @@ class CodecConfig:
             "norm is frame or batch": self.norm in ("frame", "batch"),
             "activation is snake or relu": self.activation in ("snake", "relu"),
             "recurrence is all or finest": self.recurrence in ("all", "finest"),
+            "scatter is a frequency up to half the sample rate": 0 <= self.scatter <= self.sample_rate / 2,
         }
         broken = [rule for rule, holds in checks.items() if not holds]
         if broken:
@@ -138,6 +142,11 @@ class CodecConfig:
     def latency_samples(self) -> int:
         """Algorithmic latency: one frame must be complete, and its last sample waits for the next overlap."""
         return self.frame_size + self.delay_samples
+
+    @property
+    def scattered_bins(self) -> int:
+        """How many bins, the highest, get pseudo-random phases from the decoder."""
+        return self.num_bins - min(self.num_bins, math.ceil(self.scatter * self.n_fft / self.sample_rate))
 
     @property
     def latent_dim(self) -> int:
@@ -216,7 +225,7 @@ class CodecConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Without the switches that are as they ever were: files name their model by a digest of this."""
-        later = ("quantizer", "norm", "activation", "recurrence", "complex_stem")
+        later = ("quantizer", "norm", "activation", "recurrence", "complex_stem", "scatter")
         values = dataclasses.asdict(self)
         return {f.name: values[f.name] for f in dataclasses.fields(self) if f.name not in later or values[f.name] != f.default}
 

@@ -1,4 +1,4 @@
-"""Residual, single-codebook and table-free quantisation: what decodes to what, and codebooks that stay alive."""
+"""Residual, single-codebook, paired and table-free quantisation: what decodes to what, and codebooks that stay alive."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_projections_are_orthonormal_whenever_codebooks_move(quantizer: Residual
     with torch.no_grad():
         quantizer.projection += 0.1 * torch.randn_like(quantizer.projection)  # a step of the optimiser
     z = latents(300, seed=2)
-    codes = quantizer(z, update=True).codes
+    quantizer(z, update=True)
     gram = quantizer.projection.transpose(1, 2) @ quantizer.projection
     torch.testing.assert_close(gram, torch.eye(INNER).expand_as(gram), atol=1e-5, rtol=0)
     codes = quantizer(z).codes

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from spectokenizer.config import CodecConfig  # noqa: E402
-from spectokenizer.model.spectrum import Analysis, Synthesis, compress, dft_matrices, expand  # noqa: E402
+from spectokenizer.model.spectrum import Analysis, Scatter, Synthesis, compress, dft_matrices, expand  # noqa: E402
 
 CONFIG = CodecConfig()
 HOP, WINDOW, FFT = CONFIG.hop_length, CONFIG.window_length, CONFIG.n_fft
@@ -105,3 +105,20 @@ def test_without_compression_the_spectrum_itself_is_coded() -> None:
     assert torch.equal(s, Analysis(CONFIG).stft(x, plain.initial_state(1))[0])
     y, _ = synthesis(s, synthesis.initial_state(1))
     torch.testing.assert_close(y[:, HOP:], x[:, :-HOP], rtol=0, atol=1e-4)
+
+
+def test_scattered_phases_are_of_the_high_bins_alone_and_differ_with_the_latent() -> None:
+    config = CodecConfig(scatter=2000.0)
+    scatter, low = Scatter(config), 64  # 2000 Hz of 31.25 Hz bins
+    assert config.scattered_bins == config.num_bins - low
+    generator = torch.Generator().manual_seed(0)
+    z_q = torch.randn(50, 3, 1, config.latent_dim, generator=generator)
+    spectrum = torch.randn(100, 3, config.num_bins, 2, generator=generator)
+    turned = scatter(spectrum, z_q)
+    assert torch.equal(turned[:, :, :low], spectrum[:, :, :low])
+    torch.testing.assert_close(turned.square().sum(-1), spectrum.square().sum(-1))
+    angles = scatter.angles(z_q)  # [100, 3, bins]
+    for other in (angles.roll(1, 0), angles.roll(1, 1), angles.roll(1, 2)):  # another frame, clip, bin: as far apart as chance has it
+        assert float((angles - other).cos().mean().abs()) < 0.02
+    assert torch.equal(scatter.angles(z_q[20:21])[:, 1], angles[40:42, 1])  # of the frame's own latent alone
+    assert torch.equal(Scatter(CodecConfig(scatter=8000.0))(spectrum, z_q), spectrum)

@@ -71,6 +71,8 @@ def test_decoder(tiny_model: Any, sizes: list[int], batch: int, seed: int) -> No
 OTHERS = {
     "fsq": {"quantizer": "fsq", "num_codebooks": 1, "codebook_size": 4096},
     "vq": {"quantizer": "vq", "num_codebooks": 1, "codebook_size": 256},
+    "pair": {"quantizer": "pair", "num_codebooks": 1, "codebook_size": 256},
+    "unscattered": {"scatter": 8000.0},
     "25 Hz": {"strides": ((1, 4), (1, 4), (2, 4), (2, 4))},
     "batch": {"norm": "batch"},
     "relu": {"activation": "relu"},

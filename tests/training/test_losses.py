@@ -65,8 +65,15 @@ def test_disturbance_is_what_pesq_takes_off(speech):
 
 
 def test_complex_sees_phase_and_magnitude_does_not(clip):
-    values = losses.spectral(clip, -clip, torch.Generator().manual_seed(0))
+    values = losses.spectral(clip, -clip, RATE, torch.Generator().manual_seed(0))
     assert float(values["magnitude"]) < 1e-5 < float(values["complex"])
+
+
+def test_complex_asks_for_no_phase_where_the_decoder_scatters_it():
+    t = torch.arange(RATE)[None] / RATE
+    low, high = (0.1 * torch.sin(2 * math.pi * f * t) for f in (500.0, 5000.0))
+    below, above = (float(losses.spectral(x, -x, RATE, torch.Generator().manual_seed(0))["complex"]) for x in (low, high))
+    assert above < 0.3 * below  # what is left is the clip's edges
 
 
 def test_silence_has_finite_gradients(clip):

@@ -289,7 +289,7 @@ def here(setup, monkeypatch):
 
 def test_another_quantiser_begins_with_the_network_and_starts_afresh(setup, here, capsys):
     source = here("rvq", RECIPE, max_steps=5)
-    for quantizer in ("fsq", "vq"):
+    for quantizer in ("fsq", "vq", "pair"):
         recipe = SINGLE.replace('"fsq"', f'"{quantizer}"')
         branch = here(f"branch-{quantizer}", recipe, init=setup / "rvq", max_steps=1)
         for name, value in source.items():
@@ -300,7 +300,7 @@ def test_another_quantiser_begins_with_the_network_and_starts_afresh(setup, here
         assert not any("pool" in name for name in branch)  # of training alone
     scratch = here("scratch", SINGLE.replace("steps = 8", "steps = 1"))
     blank = here("blank", SINGLE.replace("steps = 8", "steps = 1").replace("init_batches = 4", "init_batches = 5"))
-    assert not torch.equal(scratch["quantizer.projection"], blank["quantizer.projection"])  # the latents made the start
+    assert not torch.equal(scratch["quantizer.project_in"], blank["quantizer.project_in"])  # the latents made the start
 
 
 def test_codebooks_start_afresh_after_an_autoencoder_stage(setup, here):

@@ -62,7 +62,7 @@ def experiment() -> None:
 @_options
 @click.option("--init", type=click.Path(), help="Folder of weights whose network all begin with (models/mini), instead of random ones.")
 def single_codebook(**options: Any) -> None:
-    """One codebook of 32768: plain, + expiration, + data pool; FSQ; one stage of RVQ."""
+    """One codebook of 32768: plain, + expiration, + data pool; two small tables; FSQ; one stage of RVQ."""
     _run("single-codebook", **options)
 
 

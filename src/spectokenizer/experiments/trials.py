@@ -163,8 +163,10 @@ LADDER = {  # wanted MMAC/s: channels
 
 
 def rung(wanted: int, channels: Sequence[int]) -> Trial:
-    macs = CodecConfig(channels=tuple(channels)).macs_per_second / 1e6
-    return Trial(f"mmac{wanted}", f"{macs:.0f} MMAC/s: {', '.join(map(str, channels))}", {"channels": list(channels)})
+    directions = min(PRESETS["mini"].codebook_dim, channels[-1])  # a stage cannot see more than there are
+    macs = CodecConfig(channels=tuple(channels), codebook_dim=directions).macs_per_second / 1e6
+    codec = {"channels": list(channels), "codebook_dim": directions}
+    return Trial(f"mmac{wanted}", f"{macs:.0f} MMAC/s: {', '.join(map(str, channels))}", codec)
 
 
 MINIATURISE = Experiment(

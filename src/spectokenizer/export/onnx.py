@@ -26,7 +26,7 @@ from ..errors import ModelError
 from ..model.layers import RNN2D, ComplexConv, Down, Stem, Up
 from ..model.quantizer import FSQ, PairVQ, Quantizer, ResidualVQ
 from ..model.spectokenizer import Chain, SpecTokenizer
-from ..model.spectrum import FLOOR, Analysis, Synthesis
+from ..model.spectrum import FLOOR, Analysis, Scatter, Synthesis
 from ..runtime.network import CONFIG, GRAPHS, WEIGHTS
 from .graph import FLOAT, INT64, Graph, Weights
 from .parity import Parity, check, to_graph
@@ -133,6 +133,20 @@ class Layers:
         if self.frames is None:
             return g.op("Reshape", audio, g.op("Concat", self.batch, g.constant([-1]), axis=0)), g.reshape(last, [-1, hop])
         return g.reshape(audio, [-1, self.frames * hop]), g.reshape(last, [-1, hop])
+
+    def scatter(self, layer: Scatter, s_c: str, z_q: str) -> str:
+        """Turned phases of the highest bins of [2 (re, im), B, n, bins], by latents [B, T, D]."""
+        g, low = self.g, self.config.num_bins - layer.bins
+        if not layer.bins:
+            return s_c
+        turn = g.op("Add", g.op("MatMul", z_q, g.constant(_array(layer.matrix))), g.constant(_array(layer.offset)))
+        turn = self.shaped(turn, [1], [layer.bins])  # [1, B, n, bins]
+        sine, cosine = g.op("Sin", turn), g.op("Sin", g.op("Add", turn, g.constant(np.pi / 2)))
+        kept, high = g.split(s_c, [low, layer.bins], 3)
+        re, im = g.split(high, [1, 1], 0)
+        turned_re = g.op("Sub", g.op("Mul", re, cosine), g.op("Mul", im, sine))
+        turned_im = g.op("Add", g.op("Mul", re, sine), g.op("Mul", im, cosine))
+        return g.op("Concat", kept, g.op("Concat", turned_re, turned_im, axis=0), axis=3)
 
     # -- convolutions --------------------------------------------------------------------------------------------
 
@@ -332,7 +346,7 @@ def tables(g: Graph, codebooks: list[np.ndarray]) -> str:
 
 
 def search(g: Graph, projection: np.ndarray, codebooks: list[np.ndarray], z: str) -> list[str]:
-    """Latents [N, D] to one code [N] per codebook [S, d], each with its projection [D, d] of what the ones before left over.
+    """Latents [N, D] to one code [N, 1] per codebook [S, d], each with its projection [D, d] of what the ones before left over.
 
     A stage sees only that projection, so all projections are made at once, and a chosen entry is
     subtracted from those of the later stages. Beside each projection stands a 1 that meets −‖c‖²/2 in the score.
@@ -444,11 +458,14 @@ def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
     x: Any = first
     if side == "decoder":
         frames = graph.reshape(first, [-1, 1, config.num_codebooks]) if step else graph.op("Transpose", first, perm=[0, 2, 1])
-        x = Signal(dequantize(graph, model.quantizer, frames), 1, config.latent_dim)
+        z_q = dequantize(graph, model.quantizer, frames)
+        x = Signal(z_q, 1, config.latent_dim)
     outputs = {}
     if step:
         layers.frames = config.time_stride if side == "encoder" else 1
     for layer_name, layer in chain.items():
+        if isinstance(layer, Synthesis):
+            x = layers.scatter(model.scatter, x, z_q)
         x, outputs[layer_name] = layers.write(layer, x, inputs[layer_name])
         if layers.frames and isinstance(layer, (Down, Up)):
             stride = layer.stride[0]

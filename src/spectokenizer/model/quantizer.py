@@ -256,8 +256,8 @@ class SingleVQ(ResidualVQ):
 class PairVQ(Quantizer):
     """One codebook whose entries are the sums of an entry of each of two small ones, the second looking at what the first left over.
 
-    32768 entries of 32 numbers are two tables of 256 and 128: 12 288 numbers where a table of them all would have a million. On the
-    latents of `mini` it leaves 0.39 of the power, a full table 0.36, FSQ's fifteen bits 0.53 to 0.56 (docs/training.md).
+    32768 entries of 32 numbers are two tables of 256 and 128: 12 288 numbers where a table of them all would have a million. Of the
+    power of `mini`'s latents it leaves 0.39, FSQ's fifteen bits 0.53 to 0.56 (docs/training.md).
     The code is first + 256 · second: its lowest digit is the coarse one.
     """
 

@@ -1,11 +1,13 @@
 """SpecTokenizer: samples → codes → samples. Reading order is signal order.
 
-    audio → STFT → |·|^½ → Encoder → z → Q → codes → z_q → Decoder → |·|² → iSTFT → audio
+    audio → STFT → |·|^½ → Encoder → z → Q → codes → z_q → Decoder → Scatter → |·|² → iSTFT → audio
 
 States are dicts of named tensors [B, ...], passed in and returned; nothing is remembered inside the modules.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from ..config import CodecConfig
 from .layers import ACTIVATIONS, NORMS, RNN2D, ComplexConv, Down, FLNorm, RealStem, Stem, Up
 from .quantizer import quantizer
-from .spectrum import Analysis, Synthesis
+from .spectrum import Analysis, Scatter, Synthesis
 
 State = dict[str, Tensor]
 
@@ -24,9 +26,11 @@ class Chain(nn.ModuleDict):
     def initial_state(self, batch: int) -> State:
         return {name: layer.initial_state(batch) for name, layer in self.items()}  # type: ignore[operator]
 
-    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x: Tensor, state: State, before_istft: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, State]:
         new = {}
         for name, layer in self.items():
+            if before_istft and name == "istft":
+                x = before_istft(x)
             x, new[name] = layer(x, state[name])
         return x, new
 
@@ -71,6 +75,7 @@ class SpecTokenizer(nn.Module):
         self.quantizer = quantizer(config)
         self.norm = FLNorm()
         self.decoder = decoder(config)
+        self.scatter = Scatter(config)
 
     def freeze_encoder(self, frozen: bool = True) -> None:
         """Keep encoder and quantiser, and so every code, as they are while the decoder goes on learning."""
@@ -86,6 +91,10 @@ class SpecTokenizer(nn.Module):
         z, state = self.encoder(audio, state)
         return self.norm(z), state
 
+    def synthesize(self, z_q: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Quantised latents [T, B, 1, D] to audio [B, T·frame_size], `delay_samples` late."""
+        return self.decoder(z_q, state or self.decoder.initial_state(z_q.shape[1]), lambda s_c: self.scatter(s_c, z_q))
+
     def encode(self, audio: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Audio [B, T·frame_size] to codes [B, K, T]."""
         z, state = self.latents(audio, state or self.encoder.initial_state(len(audio)))
@@ -96,7 +105,7 @@ class SpecTokenizer(nn.Module):
         """Codes [B, K, T] to audio [B, T·frame_size], `delay_samples` late."""
         z_q = self.quantizer.decode(codes.permute(2, 0, 1).flatten(0, 1))
         z_q = z_q.unflatten(0, (codes.shape[2], codes.shape[0])).unsqueeze(2)  # [T, B, 1, D]
-        return self.decoder(z_q, state or self.decoder.initial_state(len(codes)))
+        return self.synthesize(z_q, state)
 
     def forward(self, audio: Tensor, active: Tensor | None = None, quantize: bool = True, update: bool = False, lost: Tensor | None = None):
         """Training pass: audio [B, T·frame_size] to (output aligned with it, z, Quantized or None).
@@ -113,7 +122,7 @@ class SpecTokenizer(nn.Module):
             z_q = quantized.z_q.view_as(z)
         if lost is not None:
             z_q = z_q * ~lost[..., None, None]
-        output, _ = self.decoder(z_q, self.decoder.initial_state(len(audio)))
+        output, _ = self.synthesize(z_q)
         return output[:, self.config.delay_samples :], z, quantized
 
 

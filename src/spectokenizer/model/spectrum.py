@@ -71,6 +71,39 @@ class Analysis(nn.Module):
         return self.compress(spectrum), state
 
 
+class Scatter(nn.Module):
+    """Pseudo-random phases for the highest bins, where none are coded: what the network makes of them is alike from frame to frame and from
+    bin to bin, a click every 10 ms, which sounds like a buzz. Turned by angles that look random, the same magnitudes sound like breath.
+
+    The angles are a fixed random projection of the frame's own quantised latent: a function of its codes alone, so there is nothing to
+    remember, and a decoder that begins in the middle makes the same ones.
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.bins, self.frames = config.scattered_bins, config.time_stride
+        draw = np.random.RandomState(0)
+        self.register_buffer("matrix", torch.tensor(draw.randn(config.latent_dim, self.frames * self.bins), dtype=torch.float32), False)
+        self.register_buffer("offset", torch.tensor(np.pi * draw.randn(self.frames * self.bins), dtype=torch.float32), False)
+
+    @torch.no_grad()
+    def angles(self, z_q: Tensor) -> Tensor:
+        """Of latents [T, B, 1, D]: [T · frames, B, bins]; without codes they are as `offset` says."""
+        turn = (z_q[:, :, 0] @ self.matrix + self.offset).unflatten(-1, (self.frames, self.bins))  # [T, B, frames, bins]
+        return turn.transpose(1, 2).flatten(0, 1)
+
+    def forward(self, s_c: Tensor, z_q: Tensor) -> Tensor:  # [n, B, bins, 2]
+        if not self.bins:
+            return s_c
+        kept, high = s_c.split([s_c.shape[2] - self.bins, self.bins], 2)
+        angle, (re, im) = self.angles(z_q), high.unbind(-1)
+        turned = torch.stack([re * angle.cos() - im * angle.sin(), re * angle.sin() + im * angle.cos()], -1)
+        return torch.cat([kept, turned], 2)
+
+
 class Synthesis(nn.Module):
     """Compressed spectrum [n, B, bins, 2] to samples [B, n·hop], `delay_samples` late. State [B, overlap]: the open tail."""
 

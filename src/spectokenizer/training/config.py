@@ -111,7 +111,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     quantizer_dropout: float = 0.5
     frame_loss: float = 0.0  # of the quantised clips lose frames on the way to the decoder, in bursts
-    expire: bool = True  # entries that nothing chooses are replaced (rvq, vq)
+    expire: bool = True  # entries that nothing chooses are replaced (rvq, vq, pair)
     data_pool: bool = True  # by past latents rather than by the batch's (vq)
     init_batches: int = 50  # whose latents initialise the codebooks; more where a codebook has fewer than 4 latents per entry (vq)
     log_every: int = 20

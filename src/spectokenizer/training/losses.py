@@ -18,7 +18,8 @@ from ..model.discriminators import Features
 
 RESOLUTIONS = ((320, 160), (512, 128), (1024, 256))  # (window, hop)
 MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  # (window, bands), hop = window/4
-BAND_EDGES = (0, 250, 500, 750, 1000, 1350, 1700, 2150, 2700, 3400)  # Hz, about two critical bands each
+BAND_EDGES = (0, 250, 500, 750, 1000, 1350, 1700, 2000)  # Hz, about two critical bands each
+PHASE_BELOW = 2000  # Hz; above it the decoder scatters phases, and none is asked for
 BAND_WINDOW, BAND_FLOOR = 512, 1e-6
 BAND_MOST = 100.0  # times its energy: so much the error of a band counts at most, that an empty one does not rule a step
 SILENCE = 1e-4  # RMS; an error's share of a quieter clip says nothing either
@@ -76,15 +77,17 @@ def _compressed(s: Tensor) -> tuple[Tensor, Tensor]:
     return s / power.pow(0.25), root
 
 
-def spectral(x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-    """`complex` and `magnitude`: mean absolute error in the compressed domain, at one resolution drawn per call."""
+def spectral(x: Tensor, y: Tensor, sample_rate: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    """`complex`, of the bins below `PHASE_BELOW`, and `magnitude`: absolute error in the compressed domain, divided by the number of all
+    bins, at one resolution drawn per call."""
     pick = int(torch.randint(len(RESOLUTIONS), (), generator=generator))
     window, hop = RESOLUTIONS[pick]
     with torch.no_grad():
         reference, loudness = _compressed(stft(x, window, hop) * CODEC_SCALE)
     output, loud = _compressed(stft(y, window, hop) * CODEC_SCALE)
     difference = torch.view_as_real(output - reference)
-    return {"complex": difference.abs().mean(), "magnitude": (loud - loudness).abs().mean()}
+    phased = difference[:, : round(PHASE_BELOW * window / sample_rate)].abs().sum() / difference.numel()
+    return {"complex": phased, "magnitude": (loud - loudness).abs().mean()}
 
 
 def _over_clips(x: Tensor, values: Tensor) -> Tensor:
@@ -203,7 +206,7 @@ def reconstruction(x: Tensor, y: Tensor, sample_rate: int, generator: torch.Gene
     return {
         "waveform": waveform(x, y),
         **by_band(x, y, sample_rate),
-        **spectral(x, y, generator),
+        **spectral(x, y, sample_rate, generator),
         "mel": mel(x, y, sample_rate, generator=generator),
         "disturbance": disturbance(x, y),
     }
