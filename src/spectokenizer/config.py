@@ -1,6 +1,7 @@
 """One frozen description of a codec; everything derivable is a property.
 
-The names and sizes are the paper's (Wan et al., INTERSPEECH 2025; `mini` as published is `mini-paper`); `micro` and the single ones are ours.
+The names and sizes are the paper's (Wan et al., INTERSPEECH 2025; `mini` as published is `mini-paper`);
+`micro` and the single ones are ours.
 Costs are counted here, in plain Python, so that `spectok info` needs neither torch nor a model:
 they are the costs of the published architecture, one multiply-accumulate (MAC) per weight use.
 """

@@ -1,6 +1,7 @@
 """Optional C versions of the two loops that dominate training on a CPU, compiled at first use; torch's own otherwise.
 
-`enable()` is called by training, as is `keep_memory()`, which is for the C library's allocator. Export, tests and inference run torch's operators unless they ask for these.
+`enable()` is called by training, as is `keep_memory()`, which is for the C library's allocator.
+Export, tests and inference run torch's operators unless they ask for these.
 """
 
 from __future__ import annotations
