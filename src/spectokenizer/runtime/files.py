@@ -41,7 +41,7 @@ __all__ = [
 Progress = Callable[[float | None, float], None]  # (share done or None, seconds of audio done)
 
 GAP_SECONDS = 600.0  # of silence in place of lost packets, in all: a forged counter must not fill a disk
-WARM_UP_SECONDS = 3.0  # decoded before a range and not heard, until the decoder has forgotten where it began; docs/format.md
+WARM_UP_SECONDS = 5.0  # decoded before a range and not heard, until the decoder has forgotten where it began; docs/format.md
 ENDLESS = 1e12  # seconds: behind the end of every recording
 CHECKPOINT_SECONDS = 60.0  # of audio between two of them
 
