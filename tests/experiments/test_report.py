@@ -61,7 +61,7 @@ def test_what_noise_could_have_done_is_marked(tmp_path):
     opening = page[: page.index("|")]
     assert "4000 steps" in opening and "8.89 h of audio" in opening and "seeds 0, 1 for the reference (full)" in opening
     assert "4 held-out clips" in opening
-    assert "451 274 | 234.2" in page
+    assert "463 562 | 234.2" in page
     assert "stoi: absent, no pystoi" in page and "STOI ↑" not in page
     assert "3.15 (−0.32)" in page  # the paper's
 
