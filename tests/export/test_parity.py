@@ -251,4 +251,4 @@ def test_the_bundled_model_is_small() -> None:
     folder = Path(str(resources.files("spectokenizer") / "assets" / "mini"))
     if not folder.is_dir():
         pytest.skip("no bundled mini")
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 5.5e6  # 2 M numbers, a fifth of them codebooks
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5.1e6  # 1.2 M numbers, a third of them codebooks

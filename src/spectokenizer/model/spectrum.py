@@ -85,7 +85,7 @@ class Scatter(nn.Module):
     def __init__(self, config: CodecConfig):
         super().__init__()
         self.bins, self.frames = config.scattered_bins, config.time_stride
-        draw = np.random.RandomState(0)
+        draw = np.random.RandomState(0)  # the one generator whose numbers numpy promises never to change
         self.register_buffer("matrix", torch.tensor(draw.randn(config.latent_dim, self.frames * self.bins), dtype=torch.float32), False)
         self.register_buffer("offset", torch.tensor(np.pi * draw.randn(self.frames * self.bins), dtype=torch.float32), False)
 
