@@ -16,7 +16,7 @@ def invoke(*arguments):
     return CliRunner().invoke(experiment, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize(("name", "trials"), [("single-codebook", 7), ("miniaturise", 6), ("ablation", 9)])
+@pytest.mark.parametrize(("name", "trials"), [("single-codebook", 8), ("miniaturise", 6), ("ablation", 9)])
 def test_smoke(tmp_path_factory, name, trials):
     """All trials of all three take under two minutes together on two free cores."""
     pytest.importorskip("lightning_fabric")

@@ -16,6 +16,7 @@ import soundfile
 pytest.importorskip("torch")
 pytest.importorskip("rich")
 
+from spectokenizer.config import PRESETS
 from spectokenizer.errors import ConfigError
 from spectokenizer.experiments import run as running
 from spectokenizer.experiments.claims import Claim
@@ -100,6 +101,14 @@ def test_other_settings_are_refused_with_the_remedy(tmp_path, sources, command):
     soundfile.write(tmp_path / "held" / "b.wav", np.zeros(1000), 16000)
     with pytest.raises(ConfigError, match=r"validation\.digest"):
         run(jobs(MINIATURISE, sources, (0,), False, tmp_path), sources, 2, show=False, command=command)
+
+
+def test_a_preset_that_became_another_codec_is_another_trial(tmp_path, sources, monkeypatch):
+    for job in jobs(ABLATION, sources, (0,), False, tmp_path):
+        prepare(job)
+    monkeypatch.setitem(PRESETS, "mini", dataclasses.replace(PRESETS["mini"], scatter=8000.0))
+    with pytest.raises(ConfigError, match=r"codec\.scatter"):
+        prepare(jobs(ABLATION, sources, (0,), False, tmp_path)[0])
 
 
 def test_data_is_known_by_what_it_is_not_by_where(tmp_path, sources):

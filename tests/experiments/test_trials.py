@@ -46,7 +46,15 @@ def test_the_single_codebook_goes_one_step_at_a_time():
         {"/expire", "/data_pool"},
     ]
     rates = {trial.name: SINGLE_CODEBOOK.codec_config(trial).bitrates for trial in SINGLE_CODEBOOK.trials}
-    assert rates == {"rvq-1": (500,), "vq": (750,), "vq-expiration": (750,), "vq-pool": (750,), "pair": (750,), "fsq": (750,)}
+    assert rates == {
+        "rvq-1": (500,),
+        "vq": (750,),
+        "vq-expiration": (750,),
+        "vq-pool": (750,),
+        "vq-32": (750,),
+        "pair": (750,),
+        "fsq": (750,),
+    }
 
 
 def test_the_ladder_costs_what_it_should():

@@ -35,7 +35,7 @@ def both(build, shapes):
     return results
 
 
-@pytest.mark.parametrize(("rows", "channels"), [(1, 8), (5, 24), (16, 32), (37, 96)])
+@pytest.mark.parametrize(("rows", "channels"), [(1, 8), (3, 16), (5, 24), (16, 32), (20, 40), (37, 96)])
 def test_gru(fast, rows, channels):
     torch.manual_seed(1)
     gru = nn.GRU(channels, channels)

@@ -137,8 +137,8 @@ def jobs(experiment: Experiment, sources: Sources, seeds: Sequence[int], every_s
                 recipe = experiment.recipe(trial, seed, with_autoencoder=not sources.init)
                 if sources.noise:
                     recipe["augment"] = {"noise": NOISE}
-                TrainConfig.from_dict(recipe)
-                settings = {"trial": trial.name, "recipe": recipe, **shared}
+                codec = TrainConfig.from_dict(recipe).codec.to_dict()  # in full: a preset may become another one
+                settings = {"trial": trial.name, "recipe": recipe, "codec": codec, **shared}
                 out.append(Job(trial, seed, settings, work / experiment.name / f"{trial.name}-seed{seed}"))
     return out
 

@@ -142,7 +142,7 @@ QUANTIZED = {
     "quantize": True,
     "lr": 1e-3,
     "lr_end": 1e-4,
-    "losses": {"waveform": 1.5, "bands": 2.0, "complex": 5.0, "magnitude": 3.0, "mel": 2.0, "disturbance": 1.0, "commitment": 0.25},
+    "losses": {"waveform": 1.5, "coherence": 1.0, "complex": 5.0, "magnitude": 6.0, "mel": 4.0, "disturbance": 1.5, "commitment": 0.1},
 }
 ADVERSARIAL = {
     "quantize": True,
@@ -212,6 +212,7 @@ SINGLE_CODEBOOK = Experiment(
         Trial("vq", "VQ plain", _SINGLE, {"expire": False, "data_pool": False}, paper={"utilisation": 62.0, "pesq_wb": 1.63}),
         Trial("vq-expiration", "VQ + expiration", _SINGLE, {"data_pool": False}, paper={"utilisation": 93.4, "pesq_wb": 1.65}),
         Trial("vq-pool", "VQ + expiration + data pool", _SINGLE, paper={"utilisation": 94.8, "pesq_wb": 1.72}),
+        Trial("vq-32", "VQ + both, 32 directions instead of 8", {**_SINGLE, "codebook_dim": 32}),
         Trial("pair", "sums of two small tables, 32 directions", {**_SINGLE, "codebook_dim": 32, "quantizer": "pair"}),
         Trial("fsq", "FSQ, 5 numbers of 8 levels", {**_SINGLE, "codebook_dim": 5, "quantizer": "fsq"}),
     ),
