@@ -120,5 +120,6 @@ def test_scattered_phases_are_of_the_high_bins_alone_and_differ_with_the_latent(
     angles = scatter.angles(z_q)  # [100, 3, bins]
     for other in (angles.roll(1, 0), angles.roll(1, 1), angles.roll(1, 2)):  # another frame, clip, bin: as far apart as chance has it
         assert float((angles - other).cos().mean().abs()) < 0.02
-    assert torch.equal(scatter.angles(z_q[20:21])[:, 1], angles[40:42, 1])  # of the frame's own latent alone
+    alone = scatter.angles(z_q[20:21])  # of the frame's own latent, up to how a library rounds products of other sizes
+    torch.testing.assert_close(alone[:, 1], angles[40:42, 1], rtol=0, atol=1e-4)
     assert torch.equal(Scatter(CodecConfig(scatter=8000.0))(spectrum, z_q), spectrum)

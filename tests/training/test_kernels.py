@@ -53,6 +53,19 @@ def test_gru(fast, rows, channels):
         torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize(("rows", "k", "n"), [(1, 3, 8), (17, 60, 24), (64, 64, 72), (40, 24, 56), (33, 96, 40), (20, 16, 18)])
+def test_linear(fast, rows, k, n):
+    layer = nn.Linear(k, n)
+
+    def build(inputs):
+        layer.zero_grad()
+        return layer, [kernels.linear(inputs[0], layer.weight.t(), layer.bias), kernels.linear(inputs[0], layer.weight.t())]
+
+    plain, quick = both(build, [(2, rows, k)])
+    for a, b in zip(plain, [t.clone() for t in quick], strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5)
+
+
 def test_snake(fast):
     snake = Snake2D(24)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-/* The two inner loops that dominate training on a CPU: the GRU over time, and Snake2D. float32, single-threaded.
+/* The inner loops that dominate training on a CPU: the GRU over time, products with small matrices, and Snake2D. float32, single-threaded.
 
    The GRU walks through all time steps for a few rows at once, so that their states, the gates and the weights stay in the
    first-level cache; a framework's GRU streams all rows through memory at every step. C must be a multiple of 8. */
@@ -34,6 +34,24 @@ static void multiply(int n, int k, const float *x, int ldx, const float *w, floa
   }
   if (n % 24 % 16)
     for (int r = 0, j = n - 8; r < ROWS; r += 8) tile(8, 1, k, x + r * ldx, ldx, w + j, n, y + r * n + j, n);
+}
+
+/* y [R, n] = x [R, k] · w [k, n] + b [n]; n must be a multiple of 8 */
+void linear(long R, int k, int n, const float *x, const float *w, const float *b, float *y) {
+  float in[ROWS * k], out[ROWS * n];
+  for (long first = 0; first < R; first += ROWS, x += ROWS * k, y += ROWS * n) {
+    int rows = R - first < ROWS ? R - first : ROWS;
+    const float *from = x;
+    float *to = y;
+    if (rows < ROWS) {  /* the last few */
+      memcpy(in, x, rows * k * sizeof(float));
+      memset(in + rows * k, 0, (ROWS - rows) * k * sizeof(float));
+      from = in, to = out;
+    }
+    for (int r = 0; r < ROWS; r++) memcpy(to + r * n, b, n * sizeof(float));
+    multiply(n, k, from, k, w, to);
+    if (rows < ROWS) memcpy(y, out, rows * n * sizeof(float));
+  }
 }
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }

@@ -97,6 +97,29 @@ class _Snake(torch.autograd.Function):
         return dx, dalpha.view(-1, ctx.channels).sum(0)
 
 
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        wanted, rows = ctx.needs_input_grad, grad.flatten(0, -2)
+        dx = _product(grad, weight.t(), None) if wanted[0] else None
+        return dx, x.flatten(0, -2).t() @ rows if wanted[1] else None, rows.sum(0) if wanted[2] else None
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    k, n = weight.shape
+    if n % 8:
+        return x @ weight if bias is None else x @ weight + bias
+    x, y = x.contiguous(), x.new_empty(*x.shape[:-1], n)
+    _call("linear", x.numel() // k, k, n, x, weight.contiguous(), x.new_zeros(n) if bias is None else bias.contiguous(), y)
+    return y
+
+
 class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gates: Tensor, weight: Tensor, bias: Tensor, h0: Tensor) -> Tensor:  # type: ignore[override]
@@ -125,6 +148,13 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor | None:
     return _Snake.apply(x, alpha) if _usable(x, alpha) else None
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., K] · weight [K, N] + bias [N], by torch where it must: BLAS is made for squarer matrices."""
+    if not _usable(x, weight) or weight.shape[1] % 8:
+        return x @ weight if bias is None else x @ weight + bias
+    return _Linear.apply(x, weight, bias)
+
+
 def gru(module: nn.GRU, x: Tensor, h0: Tensor) -> Tensor | None:
     """All states [T, R, C] of a GRU over x [T, R, C] from h0 [R, C]; None when torch must do it."""
     c = module.hidden_size
@@ -132,5 +162,5 @@ def gru(module: nn.GRU, x: Tensor, h0: Tensor) -> Tensor | None:
         return None
     v = module.bias_hh_l0
     bias = module.bias_ih_l0 + torch.cat([v[: 2 * c], v.new_zeros(c)])
-    gates = nn.functional.linear(x, module.weight_ih_l0, bias)  # the kernel overwrites this buffer: nothing else needs it
+    gates = linear(x, module.weight_ih_l0.t(), bias)  # the kernel overwrites this buffer: nothing else needs it
     return _GRU.apply(gates, module.weight_hh_l0, v[2 * c :], h0)

@@ -136,7 +136,7 @@ class Stem(nn.Module):
         s = F.pad(s, (0, 0, 1, 1)).flatten(2)  # the complex convolution sees a zero beyond each end of the spectrum
         bands = s.unfold(2, 2 * (self.stride + 2), 2 * self.stride)  # [T, B, bands, (stride + 2)·2], neighbours overlap by two bins
         x, state = _taps(bands, state, self.taps + 2, 1)
-        return self.snake(x @ self.kernel() + self.bias), state
+        return self.snake(kernels.linear(x, self.kernel()) + self.bias), state
 
 
 class RealStem(Stem):
@@ -167,7 +167,7 @@ class Down(nn.Module):
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         folded = x.flatten(2).unflatten(2, (self.bands_out, -1))  # stride_f bins into the channels
         window, state = _taps(folded, state, self.taps, self.stride[0])
-        return self.snake(window @ self.weight + self.bias), state
+        return self.snake(kernels.linear(window, self.weight, self.bias)), state
 
 
 class Up(nn.Module):
@@ -190,14 +190,15 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         window, state = _taps(x, state, self.kept + 1, 1)  # oldest frame first
+        bias = self.bias.repeat(self.stride[1])
         if self.stride[0] == 1:
-            y = window @ self.weight
+            y = kernels.linear(window, self.weight, bias)
         else:
             oldest, middle, newest = self.weight.split(self.c_in)
-            even = window @ torch.cat([oldest, newest])
-            y = torch.stack([even, x @ middle], 1).flatten(0, 1)  # [2T, B, F, stride_f·C_out]
+            even, odd = kernels.linear(window, torch.cat([oldest, newest]), bias), kernels.linear(x, middle, bias)
+            y = torch.stack([even, odd], 1).flatten(0, 1)  # [2T, B, F, stride_f·C_out]
         y = y.flatten(2).unflatten(2, (-1, self.c_out))  # [T', B, F·stride_f, C_out]
-        return self.snake(y + self.bias), state
+        return self.snake(y), state
 
 
 class RNN2D(nn.Module):
@@ -223,7 +224,7 @@ class RNN2D(nn.Module):
         fast = kernels.gru(self.gru, y, h0)
         y = self.gru(y, h0[None].contiguous())[0] if fast is None else fast
         h = y[-1].view_as(state)
-        return x + self.snake(self.conv(y)).view_as(x), h
+        return x + self.snake(kernels.linear(y, self.conv.weight.t(), self.conv.bias)).view_as(x), h
 
 
 class ComplexConv(nn.Module):
