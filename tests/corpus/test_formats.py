@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectokenizer import ConfigError, FormatError
+from spectokenizer import ConfigError, FormatError, disk
 from spectokenizer.corpus import Row, formats, read
 from spectokenizer.corpus.sources import Item
 
@@ -122,7 +122,7 @@ def test_rows_are_grouped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), formats.replacing(tmp_path / "new" / "file") as file:
+    with pytest.raises(RuntimeError), disk.replacing(tmp_path / "new" / "file") as file:
         file.write(b"half")
         raise RuntimeError
     assert not any((tmp_path / "new").iterdir())

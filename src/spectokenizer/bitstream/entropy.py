@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codes import check_codes
+from ..disk import replacing
 from ..errors import CodesError, ConfigError, CorruptedError, ModelError
 from . import bits
 from .crc32c import crc32c
@@ -207,9 +208,8 @@ class Entropy:
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all."""
-        part = Path(path).with_name(f".{Path(path).name}.part")
-        part.write_bytes(self.to_bytes())
-        part.replace(path)
+        with replacing(Path(path)) as file:
+            file.write(self.to_bytes())
 
     @classmethod
     def load(cls, path: str | Path) -> Entropy:

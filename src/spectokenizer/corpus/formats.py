@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from ..codes import CodeArray
+from ..disk import replacing
 from ..errors import ConfigError, FormatError
 from .sources import Columns, Item, safe
 
@@ -50,33 +48,6 @@ class Row:
     def about(self) -> Columns:
         """All but the codes."""
         return {name: getattr(self, name) for name in OWN if name != "codes"} | self.columns
-
-
-@contextmanager
-def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
-    """A file that takes the name `path` when it is complete and, with `sync`, safely on the disk. What is left of a killed writer ends
-    in .part. Raises OSError with the path, for instance for a full disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~_umask())  # mkstemp's are for their owner alone
-        os.replace(part, path)
-    except BaseException as error:
-        Path(part).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def carried(columns: Columns) -> Columns:

@@ -16,11 +16,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
+from ..disk import lock, replacing
 from ..errors import ConfigError
 from ..runtime.codec import Info
 from . import formats, sources
 from .engine import Told
-from .formats import CODES, DATA, FORMATS, INFO, replacing
+from .formats import CODES, DATA, FORMATS, INFO
 from .pool import pool
 from .shard import STATE, Job, Report, Shard, codec_of, finished, portable, tokenize_shard
 from .sources import Item
@@ -111,7 +112,8 @@ def tokenize(
     job = Job(str(out.absolute()), portable(model), codec.info.model_hash, bitrate, kind, len(groups), strict, schema)
     shards = [Shard(job, number, group) for number, group in enumerate(groups)]
     _make(out)
-    with _alone(out):
+    with open(out / STATE / "lock", "wb") as file:  # two at once would write the same shards
+        lock(file, f"{out}: another 'spectok tokenize' is writing there; wait for it, or give another folder")
         _same_job(out, _fingerprint(job, items, shard_clips))
         _clear(out)
         if kind == "npy":
@@ -238,24 +240,6 @@ def _make(out: Path) -> None:
         (out / STATE).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"{out}: is a file; give the name of a folder") from error
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Two jobs at once in one folder would write the same shards."""
-    try:
-        import fcntl
-    except ImportError:  # not on this system
-        yield
-        return
-    with open(out / STATE / "lock", "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"{out}: another 'spectok tokenize' is writing there; wait for it, or give another folder") from error
-        except OSError:  # a file system without locks
-            pass
-        yield
 
 
 def _fingerprint(job: Job, items: Sequence[Item], shard_clips: int) -> dict[str, Any]:

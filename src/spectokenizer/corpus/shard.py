@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..disk import replacing
 from ..errors import AudioError, ModelError
 from ..runtime.codec import Codec, bundled, load
 from . import formats
@@ -152,7 +153,7 @@ def tokenize_shard(shard: Shard, told: Told = lambda size, seconds: None) -> Rep
     report.seconds = sum(row.samples for row in ordered) / info.sample_rate
     report.usage = _usage(ordered, codec.codebooks_for(job.bitrate), info.codebook_size)
     formats.write(job.kind, Path(job.out), job.name(number), ordered, job.schema)
-    with formats.replacing(job.report_path(number), sync=False) as file:  # one that is lost or cut off only costs doing the shard again
+    with replacing(job.report_path(number), sync=False) as file:  # one that is lost or cut off only costs doing the shard again
         file.write(report.to_json().encode())
     return report
 

@@ -28,12 +28,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..corpus.shard import _text
+from ..disk import lock
 from ..errors import AudioError, ConfigError, SpecTokenizerError
 from ..runtime import audio
 from ..runtime.audio import Audio
@@ -238,20 +239,6 @@ def measure(clip: Clip, system: System, names: Sequence[str], codes_folder: Path
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
-def _lock(file: TextIO) -> None:
-    """Held until the file is closed, or its process ends in whatever way. Raises ConfigError when another has it."""
-    try:
-        import fcntl
-    except ImportError:  # not on this system
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(f"{file.name}: another evaluation is writing there; wait for it, or use another folder") from error
-    except OSError:  # a file system without locks
-        pass
-
-
 class Table:
     """results.csv: appended to and flushed row by row, by one process; a last line that a kill cut short is dropped on opening.
 
@@ -262,7 +249,7 @@ class Table:
         self.path, self.fields = path, [*FIXED, *fields, "notes"]
         self._file = path.open("a+", newline="", encoding="utf-8")
         try:
-            _lock(self._file)
+            lock(self._file, f"{path}: another evaluation is writing there; wait for it, or use another folder")
             self.rows = self._open()
         except BaseException:
             self._file.close()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..disk import replace_text
 from .metrics import METRICS, Column, Metric
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ def describe(out: Path, systems: Sequence[System], clips: Sequence[Clip], metric
         "metrics": {metric.name: metric.version for metric in metrics},
         "absent": absent,
     }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.replace(path)
+    replace_text(path, json.dumps(description, indent=1, ensure_ascii=False))
 
 
 # -- statistics --------------------------------------------------------------------------------------------------------

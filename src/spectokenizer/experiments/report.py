@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..disk import replace_text, replacing
 from ..evaluation.metrics import METRICS, Column
 from ..evaluation.report import MARKERS, PALETTE, estimate, markdown_table
 from .run import METRICS as MEASURED
-from .run import Job, Outcome, Result, replace
+from .run import Job, Outcome, Result
 from .trials import Experiment
 
 COLUMNS = tuple(column for name in MEASURED for column in METRICS[name].columns)
@@ -171,9 +172,9 @@ def write(experiment: Experiment, jobs: Sequence[Job], outcome: Outcome, out: Pa
 def render(document: dict[str, Any], out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     name = document["experiment"]
-    replace(out / f"{name}.json", json.dumps(document, indent=1, ensure_ascii=False))
+    replace_text(out / f"{name}.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     reason = draw(document, out / f"{name}.png")
-    replace(out / f"{name}.md", markdown(document, reason))
+    replace_text(out / f"{name}.md", markdown(document, reason) + "\n")
     return out / f"{name}.md"
 
 
@@ -326,9 +327,8 @@ def draw(document: dict[str, Any], path: Path) -> str | None:
             _draw_differences(figure, document)
         case _:
             _draw_values(figure, document)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png")
-    part.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
     return None
 
 

@@ -39,6 +39,7 @@ import numpy as np
 from .. import __version__
 from ..codes import num_frames
 from ..config import CodecConfig
+from ..disk import replace_text
 from ..errors import ConfigError, SpecTokenizerError, TrainingError
 from ..evaluation import evaluate as ev
 from ..evaluation import metrics as registry
@@ -174,7 +175,7 @@ def prepare(job: Job) -> None:
             shown = "; ".join(f"{name} {a.get(name)} there, {b.get(name)} here" for name in differing[:3])
             raise ConfigError(f"{job.folder} holds a trial with other settings ({shown}); give another --work, or delete that folder")
         return
-    replace(path, json.dumps({"key": job.key, "settings": job.settings}, indent=1))
+    replace_text(path, json.dumps({"key": job.key, "settings": job.settings}, indent=1))
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -192,13 +193,6 @@ def read_result(folder: Path, key: str) -> Result | None:
     return result if result["key"] == key else None
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
-
-
 # -- one trial, in this process -----------------------------------------------------------------------------------------
 
 
@@ -214,7 +208,7 @@ def attempt(folder: Path, sources: Sources) -> int:
                 result = perform(settings["settings"], folder, sources)
             except Stopped:
                 return STOPPED
-            replace(folder / "result.json", json.dumps({"key": settings["key"], **result}, indent=1))
+            replace_text(folder / "result.json", json.dumps({"key": settings["key"], **result}, indent=1))
     return 0
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from ..config import CodecConfig
+from ..disk import replace_text, replacing
 from ..errors import ConfigError, ModelError
 from ..model.spectokenizer import SpecTokenizer, build
 
@@ -22,20 +21,9 @@ WEIGHTS = "weights.safetensors"  # averaged weights; for people
 CONFIG = "config.json"
 
 
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make the file under another name, then put it in place at once."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    write(part)
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
-    part.chmod(0o666 & ~mask)  # safetensors' files are for their owner alone
-    part.replace(path)
-
-
 def save_state(run: Path, state: dict[str, Any]) -> None:
-    replace(run / STATE, lambda part: torch.save(state, part))
+    with replacing(run / STATE) as file:
+        torch.save(state, file)
 
 
 def load_state(run: Path) -> dict[str, Any] | None:
@@ -53,9 +41,10 @@ def save_model(folder: Path, model: nn.Module, config: CodecConfig, about: dict[
     """Weights (safetensors) and configuration (JSON) of a model."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    replace(folder / WEIGHTS, lambda part: save_file(tensors, part))
+    with replacing(folder / WEIGHTS) as file:
+        file.write(save(tensors))
     text = json.dumps({"codec": config.to_dict(), "training": about}, indent=1)
-    replace(folder / CONFIG, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    replace_text(folder / CONFIG, text + "\n")
 
 
 def load_model(folder: str | Path) -> SpecTokenizer:

@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ..corpus.sources import SHARD, expand
+from ..disk import replace_text, replacing
 from ..errors import AudioError, ConfigError
 from ..runtime import audio
 
@@ -151,9 +152,7 @@ class Clips:
         if not index.exists():
             cache.mkdir(parents=True, exist_ok=True)
             bounds = _decode(paths, sample_rate, data)
-            part = index.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(bounds))
-            part.replace(index)
+            replace_text(index, json.dumps(bounds))
         bounds = np.asarray(json.loads(index.read_text()), np.int64)
         if not bounds[-1]:
             raise ConfigError(f"{source}: none of its {len(paths)} files holds audio")
@@ -231,10 +230,10 @@ def _decode(paths: list[Path], sample_rate: int, data: Path) -> list[int]:
     def load(clip: Encoded) -> tuple[int, np.ndarray | str]:
         return clip.size, _samples(clip, sample_rate)
 
-    bounds, part = [0], data.with_suffix(f".{os.getpid()}.part")
+    bounds = [0]
     import rich.progress  # here, so that `spectok evaluate` finds clips without it
 
-    with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), transient=True) as bar, open(part, "wb") as out:
+    with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), transient=True) as bar, replacing(data) as out:
         task = bar.add_task("decoding the training audio", total=sum(map(_size, paths)))
         with ThreadPoolExecutor(2) as pool:
             for size, result in _ordered(pool, load, _encoded(paths)):
@@ -244,7 +243,6 @@ def _decode(paths: list[Path], sample_rate: int, data: Path) -> list[int]:
                 else:
                     out.write(result.tobytes())
                     bounds.append(bounds[-1] + len(result))
-    part.replace(data)
     return bounds
 
 

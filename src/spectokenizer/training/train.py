@@ -29,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
 from ..config import CodecConfig
+from ..disk import replace_text
 from ..errors import ConfigError, TrainingError
 from ..model import kernels
 from ..model.discriminators import Discriminators
@@ -474,7 +475,7 @@ def _forget_after(metrics: Path, step: int) -> None:
     if metrics.exists():
         lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
-        checkpoint.replace(metrics, lambda part: part.write_text("".join(kept), encoding="utf-8"))
+        replace_text(metrics, "".join(kept))
 
 
 def _plain(model: Any, kind: type = SpecTokenizer) -> Any:
