@@ -305,7 +305,7 @@ def decode_file(
     """A .stk to audio at the model's rate; the format follows the sink's suffix, WAV for a stream.
 
     Recordings that follow one another in the file follow one another in the audio. From `start` up to `end`, in seconds, only
-    what is needed of a file is read, and three seconds before it, on which the decoder warms up; of a pipe everything up to there.
+    what is needed of a file is read, and five seconds before it, on which the decoder warms up; of a pipe everything up to there.
 
     Raises FormatError and its kinds for a damaged file unless `salvage`, which keeps every intact packet and puts silence
     in place of the others; ModelError when the file is another model's; AudioError for a range that is not in the recording.
