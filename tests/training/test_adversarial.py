@@ -11,7 +11,7 @@ pytest.importorskip("lightning_fabric")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from spectokenizer.model.discriminators import PERIODS, Discriminators, PeriodDiscriminator  # noqa: E402
+from spectokenizer.model.discriminators import PERIODS, BandSTFTDiscriminator, Discriminators, PeriodDiscriminator  # noqa: E402
 from spectokenizer.training import losses  # noqa: E402
 from spectokenizer.training.balancer import Balancer  # noqa: E402
 
@@ -50,6 +50,25 @@ def test_shapes_for_any_length(length):
 def test_switches():
     assert len(Discriminators(0.05, mpd=False).members) == 3
     assert len(Discriminators(0.05, mbms_stft=False).members) == 5
+
+
+def test_compression_lifts_what_is_quiet():
+    """A sound 60 dB lower is seen 18 dB lower; silence has a gradient; the published discriminators see the spectrum itself."""
+    x = torch.randn(1, 16000)
+
+    def seen(compression, scale):
+        torch.manual_seed(0)
+        discriminator = BandSTFTDiscriminator(512, 0.1, compression)
+        first, inputs = discriminator.bands[2][0], []
+        first.register_forward_hook(lambda module, given, output: inputs.append(given[0]))
+        discriminator(x * scale)
+        return float(inputs[0].square().mean())
+
+    assert seen(1.0, 1e-3) == pytest.approx(1e-6 * seen(1.0, 1.0), rel=1e-4)
+    assert seen(0.3, 1.0) == pytest.approx(1e6**0.3 * seen(0.3, 1e-3), rel=0.5)
+    silence = torch.zeros(1, 16000, requires_grad=True)
+    sum(f.square().mean() for f in BandSTFTDiscriminator(512, 0.1, 0.3)(silence)).backward()
+    assert silence.grad.isfinite().all()
 
 
 def test_least_squares_values():

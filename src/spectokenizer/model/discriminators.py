@@ -1,7 +1,8 @@
 """The two discriminators of the paper: MPD (HiFi-GAN: Kong et al., 2020) and MBMS-STFT (DAC: Kumar et al., 2023).
 
 Both return, per sub-discriminator, the list of feature maps of its layers; the last one is its verdict. Default structure and
-widths are the published ones; `width` scales the channels (0.25 trains on a CPU). They exist in training only.
+widths are the published ones; `width` scales the channels (0.25 trains on a CPU), `compression` below 1 lets MBMS-STFT see what is quiet.
+They exist in training only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 SLOPE = 0.1
+FLOOR = 1e-7  # added to powers that are compressed
 PERIODS = (2, 3, 5, 7, 11)
 WINDOWS = (2048, 1024, 512)
 BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))  # shares of the spectrum
@@ -47,9 +49,9 @@ class PeriodDiscriminator(nn.Module):
 class BandSTFTDiscriminator(nn.Module):
     """The complex spectrum at one resolution, cut into bands with their own convolutions. x [B, N]; sees phase."""
 
-    def __init__(self, window: int, width: float = 1.0):
+    def __init__(self, window: int, width: float = 1.0, compression: float = 1.0):
         super().__init__()
-        self.window = window
+        self.window, self.compression = window, compression
         c = max(4, round(32 * width))
         bins = window // 2 + 1
         self.edges = [(int(low * bins), int(high * bins)) for low, high in BANDS]
@@ -61,6 +63,8 @@ class BandSTFTDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         s = torch.stft(x, self.window, self.window // 4, window=self.taper, return_complex=True, pad_mode="constant")
         s = torch.view_as_real(s).permute(0, 3, 2, 1) / self.window**0.5  # [B, 2, T, bins]
+        if self.compression != 1:
+            s = s * (s.square().sum(1, keepdim=True) + FLOOR).pow((self.compression - 1) / 2)
         features, ends = [], []
         for (low, high), convs in zip(self.edges, self.bands, strict=True):
             y = s[..., low:high]
@@ -74,10 +78,10 @@ class BandSTFTDiscriminator(nn.Module):
 class Discriminators(nn.Module):
     """MPD and MBMS-STFT side by side: x [B, N] to one list of feature maps each."""
 
-    def __init__(self, width: float = 1.0, mpd: bool = True, mbms_stft: bool = True):
+    def __init__(self, width: float = 1.0, mpd: bool = True, mbms_stft: bool = True, compression: float = 1.0):
         super().__init__()
         periods = [PeriodDiscriminator(p, width) for p in PERIODS] if mpd else []
-        spectra = [BandSTFTDiscriminator(w, width) for w in WINDOWS] if mbms_stft else []
+        spectra = [BandSTFTDiscriminator(w, width, compression) for w in WINDOWS] if mbms_stft else []
         self.members = nn.ModuleList([*periods, *spectra])
 
     def forward(self, x: Tensor) -> Features:

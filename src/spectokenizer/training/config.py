@@ -19,6 +19,7 @@ RANGES = {  # least and greatest of the numbers at the top of a file
     "warmup_steps": (0, 1 << 40),
     "gradient_clip": (1e-9, 1e9),
     "discriminator_width": (1e-3, 16.0),
+    "discriminator_compression": (0.05, 1.0),
     "weight_decay": (0.0, 1e6),
     "ema_decay": (0.0, 1.0),
     "quantizer_dropout": (0.0, 1.0),
@@ -104,6 +105,7 @@ class TrainConfig:
     gradient_clip: float = 1.0
     balance: bool = False  # weights are shares of the gradient (EnCodec's balancer) rather than factors
     discriminator_width: float = 1.0  # of the published discriminators
+    discriminator_compression: float = 1.0  # exponent of the magnitudes that MBMS-STFT sees; published: 1, learns sooner: 0.3
     mpd: bool = True
     mbms_stft: bool = True
     weight_decay: float = 0.0

@@ -99,7 +99,7 @@ class State:
 
     def add_discriminators(self, fabric: Fabric, config: TrainConfig, saved: dict[str, Any] | None = None) -> None:
         """The second player of the adversarial stages, as it was saved when it was."""
-        module = Discriminators(config.discriminator_width, config.mpd, config.mbms_stft)
+        module = Discriminators(config.discriminator_width, config.mpd, config.mbms_stft, config.discriminator_compression)
         optimizer = torch.optim.AdamW(module.parameters(), lr=1.0, betas=(0.8, 0.99))
         self.discriminators, self.discriminator_optimizer = fabric.setup(module, optimizer)
         if saved:
