@@ -130,7 +130,8 @@ class Experiment:
         )
 
 
-COMMON = {"tensorboard_audio": 0, "discriminator_width": 0.25}  # discriminators of full width are too much for a CPU
+# Discriminators of full width are too much for a CPU, and with the spectrum as it is they learn nothing in so short a time.
+COMMON = {"tensorboard_audio": 0, "discriminator_width": 0.25, "discriminator_compression": 0.3}
 
 AUTOENCODER = {
     "quantize": False,
@@ -148,7 +149,7 @@ ADVERSARIAL = {
     "quantize": True,
     "lr": 2e-4,
     "lr_end": 5e-5,
-    "lr_discriminator": 1e-4,
+    "lr_discriminator": 2e-3,
     "losses": {**QUANTIZED["losses"], "adversarial": 1.0, "feature": 2.0},  # type: ignore[dict-item]
 }
 
