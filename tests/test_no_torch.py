@@ -98,11 +98,12 @@ def test_nothing_heavy_is_imported_before_it_is_used(python: Python, statement: 
 
 # -- who may import whom -------------------------------------------------------------------------------------------------------
 
-ORDER = ["errors", "config", "codes", "tokens", "bitstream", "runtime", "live", "corpus", "cli"]  # each may import those before it
+ORDER = ["errors", "disk", "config", "codes", "tokens", "bitstream", "runtime", "live", "corpus", "cli"]  # each may import those before it
 RESEARCH = ["model", "training", "export", "evaluation", "experiments"]
 LIBRARIES = {  # beyond the standard library
     "errors": set(),
     "config": set(),
+    "disk": set(),
     "codes": {"numpy"},
     "tokens": {"numpy"},
     "bitstream": {"numpy"},
