@@ -41,6 +41,11 @@ def replace_text(path: Path, text: str, sync: bool = True) -> None:
         file.write(text.encode())
 
 
+def printable(name: str) -> str:
+    """A file's name as text: those that are no valid UTF-8 have surrogates, which nothing can write."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def lock(file: IO[Any], busy: str) -> None:
     """Be the only one with `file` until it is closed, or the process ends in whatever way; raises ConfigError(busy) when another is.
     Where the system or the file system has no locks nothing happens."""

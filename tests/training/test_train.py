@@ -328,6 +328,26 @@ def test_codebooks_start_afresh_whenever_the_latents_were_others(setup, here, mo
     assert begun == ([3] if steps == 6 else [4, 16])
 
 
+def test_a_stage_begins_with_new_codebooks_once(setup, here, monkeypatch):
+    """Only where it is asked for, not again when the run goes on, and before the first of its steps."""
+    from spectokenizer.training import train
+
+    begun = []
+    original = train._initialize_codebooks
+    monkeypatch.setattr(train, "_initialize_codebooks", lambda state, *rest: (begun.append(state.step), original(state, *rest)))
+    recipe = RECIPE + QUANTIZED.replace("quantize = true", "quantize = true\nnew_codebooks = true\nfreeze_encoder = true")
+    before = here("new-codebooks", recipe, max_steps=12)
+    after = here("new-codebooks", recipe, max_steps=14)
+    again = here("new-codebooks", recipe, max_steps=15)
+    assert begun == [4, 12]
+    assert not torch.equal(after["quantizer.codebooks"], before["quantizer.codebooks"])
+    torch.testing.assert_close(again["quantizer.codebooks"], after["quantizer.codebooks"], rtol=0, atol=0)  # frozen after that
+    with pytest.raises(ConfigError, match="quantize = true where new_codebooks is"):
+        here("never", RECIPE.replace("quantize = false", "quantize = false\nnew_codebooks = true"))
+    with pytest.raises(ConfigError, match="new_codebooks true or false"):
+        here("never", RECIPE.replace("quantize = true", "quantize = true\nnew_codebooks = 1"))
+
+
 def test_a_codec_that_differs_in_no_shape_is_refused(setup, here):
     here("plain", RECIPE, max_steps=1)
     with pytest.raises(ConfigError, match=r"compression 2\.0 instead of 1\.0"):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..disk import replacing
+from ..disk import printable, replacing
 from ..errors import AudioError, ModelError
 from ..runtime.codec import Codec, bundled, load
 from . import formats
@@ -142,7 +142,7 @@ def tokenize_shard(shard: Shard, told: Told = lambda size, seconds: None) -> Rep
         if isinstance(result, Failed):
             if job.strict:
                 raise AudioError(f"{result.item.path}: {result.reason}")
-            report.errors.append({"id": result.item.id, "path": _text(result.item.path), "reason": _text(result.reason)})
+            report.errors.append({"id": result.item.id, "path": printable(result.item.path), "reason": printable(result.reason)})
         else:
             rows[result.item.id] = _row(codec, result)
     ordered = [rows[item.id] for item in items if item.id in rows]
@@ -178,8 +178,3 @@ def _usage(rows: list[Row], num_codebooks: int, codebook_size: int) -> npt.NDArr
         for k, book in enumerate(row.codes):
             usage[k] += np.bincount(book, minlength=codebook_size)
     return usage
-
-
-def _text(name: str) -> str:
-    """File names may be no valid UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()

@@ -33,8 +33,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..corpus.shard import _text
-from ..disk import lock
+from ..disk import lock, printable
 from ..errors import AudioError, ConfigError, SpecTokenizerError
 from ..runtime import audio
 from ..runtime.audio import Audio
@@ -147,7 +146,7 @@ def find_clips(data: str | Path, limit: int | None = None) -> list[Clip]:
             raise ConfigError(f"limit is {limit}; give at least 1 clip")
         count = min(limit, len(paths))
         paths = [paths[i * len(paths) // count] for i in range(count)]
-    return [Clip(_text((p.relative_to(root) if p.is_relative_to(root) else p).as_posix()), p) for p in paths]
+    return [Clip(printable((p.relative_to(root) if p.is_relative_to(root) else p).as_posix()), p) for p in paths]
 
 
 # -- one clip through one system ---------------------------------------------------------------------------------------
@@ -203,7 +202,7 @@ def measure(clip: Clip, system: System, names: Sequence[str], codes_folder: Path
             raise AudioError(f"{system.name} returned values that are not finite")
     except Exception as error:  # one clip, one system: the other thousands must go on; nothing is lost, the report lists it
         reason = str(error) if isinstance(error, SpecTokenizerError) else f"{type(error).__name__}: {error}"
-        return Failure(system.name, system.bitrate, clip.name, _text(reason.replace("\n", " ")))
+        return Failure(system.name, system.bitrate, clip.name, printable(reason.replace("\n", " ")))
 
     lag, correlation = find_lag(reference, degraded)
     shifted = bool(lag) and correlation >= TRUSTED_CORRELATION and not getattr(system, "aligned", False)
@@ -389,7 +388,7 @@ def evaluate(
         heard = {row["clip"]: row["audio"] for row in table.rows}
         for clip in clips:
             if clip.name in heard and clip.digest != heard[clip.name]:
-                seen = _text(str(clip.path))
+                seen = printable(str(clip.path))
                 raise ConfigError(f"{table.path} holds rows of another '{clip.name}' than {seen} is now; use another folder (--out)")
         report.describe(out, systems, clips, chosen, absent)
 

@@ -52,6 +52,7 @@ class Stage:
     lr_end: float
     losses: dict[str, float]  # weights by name, of those in LOSSES
     freeze_encoder: bool = False  # encoder and quantiser stay as they are, and with them every code
+    new_codebooks: bool = False  # it begins with k-means on today's latents: averages keep what suited those of long ago
     lr_discriminator: float = 1e-4  # used when `adversarial` or `feature` has a weight
 
     def __post_init__(self) -> None:
@@ -64,7 +65,10 @@ class Stage:
             "positive learning rates and weights from 0": all(_is(n, float) for n in numbers)
             and min(numbers) >= 0
             and min(numbers[:3]) > 0,
-            "quantize and freeze_encoder true or false": _is(self.quantize, bool) and _is(self.freeze_encoder, bool),
+            "quantize, freeze_encoder and new_codebooks true or false": all(
+                _is(flag, bool) for flag in (self.quantize, self.freeze_encoder, self.new_codebooks)
+            ),
+            "quantize = true where new_codebooks is": bool(self.quantize) or not self.new_codebooks,
             "a loss with a weight, and not commitment alone where nothing can commit": learned
             - (set() if self.quantize and not self.freeze_encoder else {"commitment"}),
         }

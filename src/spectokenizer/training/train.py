@@ -366,11 +366,11 @@ def run(
             stage, stage_step = config.stage_at(state.step)
             rng = np.random.default_rng([config.seed, rank, state.step, state.rollbacks])
             torch.manual_seed(config.seed + state.step)  # a resumed run draws what an uninterrupted one would have drawn
-            if stage.quantize and not state.codebooks_ready:
-                _initialize_codebooks(state, draw_batch, config, rng)
-            state.codebooks_ready = stage.quantize
             if stage.freeze_encoder and stage_step == 0:  # what is frozen are the averaged weights, those that are exported
                 _plain(state.model).load_state_dict(state.averaged.module.state_dict())
+            if stage.quantize and not (state.codebooks_ready and (stage_step or not stage.new_codebooks)):
+                _initialize_codebooks(state, draw_batch, config, rng)
+            state.codebooks_ready = stage.quantize
             x = draw_batch(rng)
             active = torch.from_numpy(draw_active(config, rng)).to(fabric.device)
             lost = torch.from_numpy(draw_lost(config, rng)).to(fabric.device) if stage.quantize and config.frame_loss else None
