@@ -37,6 +37,15 @@ def test_decoding_the_codes_gives_what_training_saw(quantizer: ResidualVQ) -> No
     torch.testing.assert_close(quantizer.decode(quantized.codes), quantized.z_q, atol=1e-5, rtol=1e-5)
 
 
+def test_counts_begin_with_what_a_step_brings() -> None:
+    """So an entry that nothing chooses has the same time to expire, whatever the codebook's size."""
+    quantizer = ResidualVQ(DIM, 2, SIZE, INNER)
+    quantizer.initialize(latents(600), torch.Generator().manual_seed(1), steps=30)
+    torch.testing.assert_close(quantizer.counts.sum(1), torch.full((2,), 20.0), rtol=0, atol=0.01 * SIZE / 30)
+    assert (quantizer.counts > 0).all()
+    torch.testing.assert_close(quantizer.sums / quantizer.counts[..., None], quantizer.codebooks)
+
+
 @pytest.mark.parametrize("stages", range(1, STAGES + 1))
 def test_any_leading_stages_are_a_valid_code(quantizer: ResidualVQ, stages: int) -> None:
     z = latents(300, seed=2)

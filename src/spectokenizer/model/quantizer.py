@@ -42,8 +42,8 @@ class Quantizer(nn.Module):
     data_pool = True  # SingleVQ: by past latents rather than by the batch's
     wanted = 0  # latents that `initialize` needs at least
 
-    def initialize(self, z: Tensor, generator: torch.Generator | None = None) -> None:
-        """Start from latents z [N, D]."""
+    def initialize(self, z: Tensor, generator: torch.Generator | None = None, steps: int = 1) -> None:
+        """Start from latents z [N, D], as many as this process sees in so many steps."""
         raise NotImplementedError
 
     def forward(self, z: Tensor, active: Tensor | None = None, update: bool = False) -> Quantized:
@@ -69,6 +69,10 @@ def _all_reduce(x: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(x)
     return x
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _from_rank_0(x: Tensor) -> Tensor:
@@ -144,18 +148,22 @@ class ResidualVQ(Quantizer):
         self.register_buffer("sums", self.codebooks.clone())
 
     @torch.no_grad()
-    def initialize(self, z: Tensor, generator: torch.Generator | None = None) -> None:
-        """Greedy start from latents z [N, D]: per stage the residual's principal directions, then k-means in them."""
+    def initialize(self, z: Tensor, generator: torch.Generator | None = None, steps: int = 1) -> None:
+        """Greedy start from latents z [N, D]: per stage the residual's principal directions, then k-means in them.
+
+        Counts begin with what a step brings. (From 1 each, as they often do, an entry of 32768 would need 800 steps to expire.)
+        """
         residual = z.clone()
         for k in range(self.num_codebooks):
             directions = _principal(residual, self.codebook_dim)  # [d, D]
             u = residual @ directions.T
             codebook = kmeans(u, self.codebook_size, self.iterations, generator)
+            index = _nearest(u, codebook)
             self.projection[k] = directions.T
             self.codebooks[k] = codebook
-            self.counts[k] = 1
-            self.sums[k] = codebook
-            residual -= codebook[_nearest(u, codebook)] @ directions
+            self.counts[k] = torch.bincount(index, minlength=self.codebook_size).to(u).clamp(min=0.01) * (_processes() / steps)
+            self.sums[k] = codebook * self.counts[k, :, None]
+            residual -= codebook[index] @ directions
         for tensor in (self.projection, self.codebooks, self.counts, self.sums):
             _from_rank_0(tensor.data)
 
@@ -236,8 +244,8 @@ class SingleVQ(ResidualVQ):
         self.register_buffer("pooled", torch.zeros((), dtype=torch.int64), persistent=False)  # how many were ever put in
 
     @torch.no_grad()
-    def initialize(self, z: Tensor, generator: torch.Generator | None = None) -> None:
-        super().initialize(z, generator)
+    def initialize(self, z: Tensor, generator: torch.Generator | None = None, steps: int = 1) -> None:
+        super().initialize(z, generator, steps)
         self._seen(z @ self.projection[0])
 
     def _least(self, average: Tensor) -> Tensor:
@@ -270,9 +278,9 @@ class PairVQ(Quantizer):
         self.second = ResidualVQ(dim, 1, self.sizes[1], codebook_dim)
 
     @torch.no_grad()
-    def initialize(self, z: Tensor, generator: torch.Generator | None = None) -> None:
-        self.first.initialize(z, generator)
-        self.second.initialize(z - self.first(z).z_q, generator)
+    def initialize(self, z: Tensor, generator: torch.Generator | None = None, steps: int = 1) -> None:
+        self.first.initialize(z, generator, steps)
+        self.second.initialize(z - self.first(z).z_q, generator, steps)
 
     def forward(self, z: Tensor, active: Tensor | None = None, update: bool = False) -> Quantized:
         self.first.expire = self.second.expire = self.expire
@@ -320,7 +328,7 @@ class FSQ(Quantizer):
         return (2 * digits + 1).to(self.bias_in) / self.levels - 1
 
     @torch.no_grad()
-    def initialize(self, z: Tensor, generator: torch.Generator | None = None) -> None:
+    def initialize(self, z: Tensor, generator: torch.Generator | None = None, steps: int = 1) -> None:
         """The directions in which z [N, D] varies most, each spread over all levels; back by least squares."""
         mean = z.mean(0)
         into = _principal(z - mean, self.codebook_dim).T

@@ -495,5 +495,5 @@ def _initialize_codebooks(
         x = draw_batch(rng)
         z, _ = model.latents(x, model.encoder.initial_state(len(x)))
         latents.append(z.flatten(0, 2))
-    model.quantizer.initialize(torch.cat(latents), torch.Generator().manual_seed(config.seed))
+    model.quantizer.initialize(torch.cat(latents), torch.Generator().manual_seed(config.seed), len(latents))
     state.averaged.module.quantizer.load_state_dict(model.quantizer.state_dict())
