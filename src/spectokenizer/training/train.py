@@ -368,7 +368,7 @@ def run(
             torch.manual_seed(config.seed + state.step)  # a resumed run draws what an uninterrupted one would have drawn
             if stage.freeze_encoder and stage_step == 0:  # what is frozen are the averaged weights, those that are exported
                 _plain(state.model).load_state_dict(state.averaged.module.state_dict())
-            if stage.quantize and not (state.codebooks_ready and (stage_step or not stage.new_codebooks)):
+            if stage.quantize and (not state.codebooks_ready or (stage.new_codebooks and stage_step == 0)):
                 _initialize_codebooks(state, draw_batch, config, rng)
             state.codebooks_ready = stage.quantize
             x = draw_batch(rng)
