@@ -143,7 +143,8 @@ class LanguageModel(nn.Module):
             code, scale, book = 0, 1, step % k
             for d, r in enumerate(self.radix):
                 low = self.sizes[d] - k * r + book * r  # this codebook's part of the softmax
-                p = (self.logits(x, d)[low : low + r] / temperature).softmax(0)
+                logits = self.logits(x, d)[low : low + r]
+                p = (logits / temperature if temperature else 1e9 * (logits - logits.max())).softmax(0)  # 0: the likeliest
                 order = p.argsort(descending=True)
                 p[order[1:][p[order].cumsum(0)[:-1] > top_p]] = 0
                 digit = int(torch.multinomial(p, 1, generator=generator))
@@ -244,7 +245,7 @@ def measure(model: LanguageModel, stream: Tensor, batch: int) -> tuple[float, li
     total, codes = torch.zeros(len(model.radix)), int((stream >= model.vocabulary.first_code).sum())
     for start in range(0, len(windows), batch):
         bits = model.bits(windows[start : start + batch]) * real[start : start + batch, 1:, None]
-        total += bits[:, half:].sum((0, 1)) + (bits[0, :half].sum(0) if start == 0 else 0)
+        total += bits[:, -half:].sum((0, 1)) + (bits[0, :-half].sum(0) if start == 0 else 0)
     model.train()
     return float(total.sum()) / codes, (total / codes).tolist()
 
@@ -334,6 +335,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--temperature", type=float, default=0.9)
     parser.add_argument("--top-p", type=float, default=0.95)
     a = parser.parse_args(arguments)
+    positive = ["batch", "width", "heads", "threads", "seconds", "prompt_seconds", "top_p", "minutes" if a.steps is None else "steps"]
+    for name in positive:
+        if not getattr(a, name) > 0:
+            parser.error(f"--{name.replace('_', '-')} {getattr(a, name)}: more than 0")
+    if a.context < 2 or not a.temperature >= 0:
+        parser.error(f"--context {a.context}, --temperature {a.temperature}: from 2 and 0 on")
+    if a.width % (2 * a.heads):
+        parser.error(f"--width {a.width}: a multiple of twice the {a.heads} heads")
     torch.set_num_threads(a.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(a.seed)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from spectokenizer import Vocabulary
+from spectokenizer import Vocabulary, load
+from spectokenizer.corpus import formats
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "language_model.py"
 
@@ -49,16 +50,38 @@ def test_bits_are_those_of_a_distribution(lm: ModuleType, books: int, radix: tup
     assert bits[:, :-1].std(0).max() < 1e-5
 
 
-def test_windows_count_every_token_once(lm: ModuleType) -> None:
+@pytest.mark.parametrize("context", [2, 7, 8])
+def test_windows_count_every_token_once(lm: ModuleType, context: int) -> None:
     """`measure` on a stream, with a model whose bits depend on nothing: of any length, the sum over the tokens after the first."""
     import torch
 
     vocabulary = Vocabulary(1, 32)
-    model = lm.LanguageModel(vocabulary, (4, 8), context=8, width=16, layers=0, heads=2, dropout=0.0)
+    model = lm.LanguageModel(vocabulary, (4, 8), context=context, width=16, layers=0, heads=2, dropout=0.0)
     for length in range(2, 40):
         stream = torch.full((length,), vocabulary.first_code)
         total, digits = lm.measure(model, stream, 3)
         assert total == pytest.approx(sum(digits)) and sum(digits) == pytest.approx((length - 1) / length * np.log2(7 * 8), rel=1e-5)
+
+
+def test_it_learns_what_can_be_learnt(lm: ModuleType, tiny_folder: Path, tmp_path: Path) -> None:
+    """Tokens that follow from the one before cost next to nothing, for all that each is as frequent as any other."""
+    import torch
+
+    info = load(tiny_folder).info
+    codes = [(np.arange(i, i + 200)[None] * 5 % info.codebook_size).astype(np.int16) for i in range(12)]
+    (tmp_path / "tokens").mkdir()
+    rows = [formats.Row(str(i), c, 1, info.frame_rate, 200 * 320, 16000, "", info.model_hash) for i, c in enumerate(codes)]
+    formats.write("webdataset", tmp_path / "tokens", "00000", rows)
+    sizes = {"steps": 150, "context": 16, "width": 32, "layers": 1, "heads": 2, "rate": 0.01, "dropout": 0}
+    threads = torch.get_num_threads()
+    try:
+        tokens = ["--tokens", str(tmp_path / "tokens"), "--out", str(tmp_path / "lm"), "--model", str(tiny_folder)]
+        lm.main([*tokens, *(f"--{name}={size}" for name, size in sizes.items())])
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+    results = json.loads((tmp_path / "lm" / "results.json").read_text())
+    assert results["unigram"] > 5.5 and results["model"] < 0.5
 
 
 def test_speakers(lm: ModuleType) -> None:

@@ -36,6 +36,11 @@ def test_as_codec_bpe_has_it(array: np.ndarray, data: st.DataObject) -> None:
     np.testing.assert_array_equal(chars_to_codes(slips, len(array), 1024), theirs)
 
 
+def test_the_mapping_itself() -> None:
+    """Codec-bpe's, written out: from 0x4E00 on, a range of its own for each codebook, frame by frame."""
+    assert codes_to_chars([[0, 1], [2, 3]], 1024) == "\u4e00\u5202\u4e01\u5203"
+
+
 def test_other_text_is_dropped() -> None:
     assert chars_to_codes("so: " + codes_to_chars([[5], [7]], 1024) + " \ud800!", 2, 1024).tolist() == [[5], [7]]
     assert chars_to_codes("", 3, 1024).shape == (3, 0)

@@ -11,12 +11,15 @@ from click.testing import CliRunner
 from spectokenizer.cli.experiment import experiment
 from spectokenizer.errors import ConfigError
 
+# In so few steps nothing expires or is drawn from a pool (test_run.py has these switches), and all stages have three directions.
+ALIKE = {"single-codebook": 3, "miniaturise": 0, "ablation": 0}
+
 
 def invoke(*arguments):
     return CliRunner().invoke(experiment, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize(("name", "trials"), [("single-codebook", 8), ("miniaturise", 6), ("ablation", 9)])
+@pytest.mark.parametrize(("name", "trials"), [("single-codebook", 9), ("miniaturise", 7), ("ablation", 10)])
 def test_smoke(tmp_path_factory, name, trials):
     """All trials of all three take under two minutes together on two free cores."""
     pytest.importorskip("lightning_fabric")
@@ -34,8 +37,8 @@ def test_smoke(tmp_path_factory, name, trials):
     document = json.loads((folder / "report" / f"{name}.json").read_text(encoding="utf-8"))
     assert sum(len(trial["seeds"]) for trial in document["trials"]) == trials
     assert not document["missing"] and not document["failed"]
-    values = [seed["values"]["mel_l1"]["mean"] for trial in document["trials"] for seed in trial["seeds"]]
-    assert len({*values}) > len(values) // 2  # trials are not all the same run
+    values = [json.dumps(seed["values"]) for trial in document["trials"] for seed in trial["seeds"]]
+    assert len({*values}) == len(values) - ALIKE[name]
     assert (folder / "report" / f"{name}.md").read_text(encoding="utf-8").startswith("# ")
     results = {path: path.stat().st_mtime_ns for path in (folder / name).glob("*/result.json")}
     again = invoke(name, "--smoke", "--work", work)

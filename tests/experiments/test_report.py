@@ -16,7 +16,7 @@ from spectokenizer.experiments.trials import EXPERIMENTS
 CLIPS = ["a", "b", "c", "d"]
 
 
-def made(experiment, pesq, seeds=(0, 1), failures=(), tmp_path=None):
+def made(experiment, pesq, seeds=(0, 1, 2), failures=(), tmp_path=None):
     """A document with PESQ by trial name, or by (name, seed)."""
     jobs, results = [], []
     rng = np.random.default_rng(0)
@@ -48,22 +48,51 @@ def made(experiment, pesq, seeds=(0, 1), failures=(), tmp_path=None):
 
 def test_what_noise_could_have_done_is_marked(tmp_path):
     experiment = EXPERIMENTS["ablation"]
-    pesq = {("full", 0): 2.0, ("full", 1): 2.1, "no-compression": 1.95, "batchnorm": 1.5, "relu": 2.2, "one-scale": 2.0, "real-stem": 2.05}
-    pesq |= {"no-mpd": 1.91, "no-mbms-stft": 1.89}
+    pesq = {("full", 0): 2.0, ("full", 1): 2.02, ("full", 2): 2.04, "no-compression": 1.95, "batchnorm": 1.5, "relu": 2.2, "one-scale": 2.0}
+    pesq |= {"real-stem": 2.05, "no-mpd": 1.879, "no-mbms-stft": 1.877}  # 0.02 times Student's 4.303 for 2 degrees, times √2, is 0.1217
     jobs, outcome = made(experiment, pesq, tmp_path=tmp_path)
     document = report.collect(experiment, jobs, outcome)
     entries = {trial["name"]: trial["difference"].get("pesq_wb") for trial in document["trials"]}
-    assert document["spread"]["pesq_wb"] == pytest.approx(0.1)
+    assert document["spread"]["pesq_wb"] == pytest.approx(0.02)
+    assert entries["relu"]["seeds_ci95"] == pytest.approx(0.1217, abs=1e-4)
     assert {name for name, entry in entries.items() if entry and entry["distinguishable"]} == {"batchnorm", "relu", "no-mbms-stft"}
     assert entries["batchnorm"]["difference"] == pytest.approx(-0.5)  # to the same seed, not to the mean
     page = report.markdown(document)
-    assert "± 0.100" in page and "(−0.500)" in page and "(≈ −0.050)" in page and "(+0.200)" in page
+    assert "± 0.020" in page and "(−0.500)" in page and "(≈ −0.050)" in page and "(+0.200)" in page
     opening = page[: page.index("|")]
-    assert "4000 steps" in opening and "8.89 h of audio" in opening and "seeds 0, 1 for the reference (full)" in opening
-    assert "4 held-out clips" in opening
+    assert "4000 steps" in opening and "8.89 h of audio" in opening and "4 held-out clips" in opening
+    assert "seeds 0, 1, 2 for the reference (full), 0 for the others" in opening
     assert "463 562 | 234.2" in page
     assert "stoi: absent, no pystoi" in page and "STOI ↑" not in page
     assert "3.15 (−0.32)" in page  # the paper's
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_seeds_alone_pass_for_a_difference_one_time_in_twenty(seeds):
+    rng = np.random.default_rng(0)
+    runs = rng.normal(size=(20000, seeds + 1))  # the reference's, and one that differs in nothing
+    noise = [report._seed_noise(report._spread(run[:-1]), seeds, 1) for run in runs]
+    assert np.mean(np.abs(runs[:, -1] - runs[:, 0]) > noise) < 0.05  # of the same seed
+    other = np.abs(runs[:, -1] - runs[:, :-1].mean(1)) > noise
+    assert np.mean(other) < 0.05
+
+
+def test_seeds_as_they_were(tmp_path):
+    experiment = EXPERIMENTS["ablation"]
+    pesq = {trial.name: 2.0 for trial in experiment.trials}
+    jobs, outcome = made(experiment, pesq, (1, 0), tmp_path=tmp_path)
+    assert "seeds 1, 0 for the reference (full), 1 for the others" in report.markdown(report.collect(experiment, jobs, outcome))
+    kept = [result for result in outcome.results if result["seed"] == 1]
+    page = report.markdown(report.collect(experiment, jobs, Outcome(kept, [])))
+    assert "seeds 1 for every trial" in page and "One seed alone" in page and "not done: full-seed0" in page
+
+
+def test_trials_of_different_code_are_told(tmp_path):
+    experiment = EXPERIMENTS["ablation"]
+    jobs, outcome = made(experiment, {trial.name: 2.0 for trial in experiment.trials}, tmp_path=tmp_path)
+    assert "made by different code" not in report.markdown(report.collect(experiment, jobs, outcome))
+    outcome.results[3]["environment"] = {"torch": "2", "code": "b"}
+    assert "**made by different code** (2 states" in report.markdown(report.collect(experiment, jobs, outcome))
 
 
 def test_one_seed_tells_nothing_from_noise(tmp_path):
@@ -81,7 +110,7 @@ def test_clips_that_disagree_are_noise_too(tmp_path):
     relu["values"]["pesq_wb"] = [v + d for v, d in zip(relu["values"]["pesq_wb"], (1.0, -0.5, 0.5, -0.6), strict=True)]
     document = report.collect(experiment, jobs, outcome)
     entry = next(trial for trial in document["trials"] if trial["name"] == "relu")["difference"]["pesq_wb"]
-    assert entry["spread"] == 0 and entry["clips_ci95"] > abs(entry["difference"]) > 0.05 and not entry["distinguishable"]
+    assert entry["seeds_ci95"] == 0 and entry["clips_ci95"] > abs(entry["difference"]) > 0.05 and not entry["distinguishable"]
 
 
 def test_seeds_that_could_measure_other_clips(tmp_path):

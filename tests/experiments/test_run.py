@@ -169,6 +169,85 @@ def test_a_claimed_folder_is_left_alone(tmp_path, sources):
     assert not (job.folder / "run").exists()
 
 
+def test_a_worker_that_lost_its_trial_saves_nothing(tmp_path, python):
+    """Another went on with it meanwhile and is further."""
+    sources = make_voices(tmp_path / "audio")
+    experiment = MINIATURISE.smoke().with_steps(100000)
+    job = jobs(experiment, sources, (0,), False, tmp_path)[0]
+    prepare(job)
+    script = "import sys; from spectokenizer.experiments import claims, run; claims.BEAT = 0.1; sys.exit(run.main(sys.argv[1:]))"
+    with (job.folder / "log.txt").open("wb") as log:
+        arguments = [sys.executable, "-c", script, str(job.folder), json.dumps(dataclasses.asdict(sources))]
+        worker = subprocess.Popen(arguments, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while job.steps_done() < 2:
+            assert worker.poll() is None and time.monotonic() < deadline, (job.folder / "log.txt").read_text()
+            time.sleep(0.05)
+        (job.folder / "claim-7").write_text("elsewhere\n1\n")
+        assert worker.wait(60) == BUSY
+    assert not (job.folder / "run" / "state.pt").exists() and (job.folder / "claim-7").exists()
+
+
+def test_what_is_not_installed_is_told_before_hours_of_training(tmp_path, sources, monkeypatch):
+    running.check_measurable(sources)
+    monkeypatch.setattr(running.registry.Metric, "absence", lambda self: "no pesq (pip install pesq)" if self.name == "pesq_wb" else "")
+    with pytest.raises(ConfigError, match=r"pesq_wb: no pesq \(pip install pesq\)"):
+        running.check_measurable(sources)
+
+
+def test_switches_of_the_quantiser_reach_it(tmp_path, monkeypatch):
+    """That two trials come out alike would not show that they are the same."""
+    from spectokenizer.experiments.trials import SINGLE_CODEBOOK
+    from spectokenizer.training import train
+
+    class Reached(Exception):  # noqa: N818
+        pass
+
+    def stop(model, config):
+        raise Reached(model.quantizer.expire, model.quantizer.data_pool)
+
+    monkeypatch.setattr(train, "make_optimizers", stop)
+    sources, found = make_voices(tmp_path / "audio"), {}
+    for job in jobs(SINGLE_CODEBOOK.smoke(), sources, (0,), False, tmp_path):
+        prepare(job)
+        with pytest.raises(Reached) as reached:
+            running.perform(job.settings, job.folder, sources)
+        found[job.trial.name] = reached.value.args
+    assert (found["vq"], found["vq-expiration"], found["vq-pool"]) == ((False, False), (True, False), (True, True))
+    assert {found[name] for name in ("rvq-1", "vq-32", "pair", "fsq")} == {(True, True)}
+
+
+def test_utilisation_of_known_codes(tmp_path, monkeypatch):
+    """Of the held-out clips where they have 8 tokens per entry, else of training clips."""
+    system = running.TorchSystem("run", 2, "x", 1000, "f", 8)
+    where = tmp_path / "codes" / running.evaluation_report.system_folder("x", 1000)
+    where.mkdir(parents=True)
+    even, two = np.arange(64) % 8, np.arange(64) % 2
+    np.save(where / "a.npy", np.stack([even, two])[:, :30])
+    np.save(where / "b.npy", np.stack([even, two])[:, 30:])
+    used = running.usage(system, tmp_path, Sources("t", "v"))
+    assert used["on"] == "held-out clips" and (used["tokens"], used["entries"]) == (64, 8)
+    assert used["utilisation"] == pytest.approx(100 * (1 + 0.25) / 2)
+    assert used["perplexity"] == pytest.approx(5) and used["entropy"] == pytest.approx(2)
+    (where / "b.npy").unlink()
+    asked = []
+    monkeypatch.setattr(running, "_training_codes", lambda system, tokens, sources: asked.append(tokens) or np.stack([two, two]))
+    used = running.usage(system, tmp_path, Sources("t", "v"))
+    assert asked == [64] and used["on"] == "training clips" and used["utilisation"] == pytest.approx(25)
+
+
+def test_code_is_part_of_the_environment(tmp_path, monkeypatch):
+    assert running.environment()["code"] == running.code()
+    (tmp_path / "experiments").mkdir()
+    for name in ("model", "training"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.py").write_text("x = 1\n")
+    monkeypatch.setattr(running, "__file__", str(tmp_path / "experiments" / "run.py"))
+    before = running.code()
+    (tmp_path / "model" / "a.py").write_text("x = 2\n")
+    assert running.code() != before
+
+
 def test_steps_are_read_from_a_log_that_is_being_written(tmp_path, sources):
     job = jobs(MINIATURISE, sources, (0,), False, tmp_path)[0]
     assert job.steps_done() == 0

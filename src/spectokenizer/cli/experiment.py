@@ -35,7 +35,7 @@ OPTIONS = [
     click.option("--steps", type=click.IntRange(1), help="Training steps of each trial, all stages together."),
     click.option("--budget", type=click.FloatRange(min=1), help="Instead: seconds of audio that each trial sees."),
     click.option("--workers", type=click.IntRange(1), help="Trials at a time; default: one per GPU, else one per core."),
-    click.option("--seeds", default="0,1", show_default=True, type=Seeds(), help="Of the reference; the others have the first."),
+    click.option("--seeds", default="0,1,2", show_default=True, type=Seeds(), help="Of the reference; the others have the first."),
     click.option("--every-seed", is_flag=True, help="All seeds for all trials."),
     click.option("--limit", type=click.IntRange(1), help="Measure on so many clips only, evenly spaced."),
     click.option("--cache", type=click.Path(), help="Where decoded audio is kept; default: the user's cache folder."),
@@ -104,6 +104,7 @@ def _run(
     else:
         chosen = chosen.with_steps(steps) if steps else chosen.with_audio(budget) if budget else chosen
         sources = run.Sources(str(data), str(validation), noise, init, cache, limit)
+        run.check_measurable(sources)
         gpus = run.devices()
         workers = workers or len(gpus) or _cores()
     jobs = run.jobs(chosen, sources, seeds, every_seed, work)

@@ -20,9 +20,11 @@ STALE = 120.0  # seconds without one
 
 
 def _here() -> str:
-    """This machine, as others cannot be called: containers may share a name, and a name may outlive a restart."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return socket.gethostname() + (f" {boot.read_text().strip()}" if boot.exists() else "")
+    """Where process numbers mean what they mean here: containers may share a name and a kernel, and a name may outlive a restart."""
+    names = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        names += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(names)
 
 
 def _claims(folder: Path) -> list[tuple[int, Path]]:

@@ -1,7 +1,8 @@
 """From the trials' results to <experiment>.json, .md and .png. The page and the picture are made from the JSON alone: `render`.
 
-Noise of a difference to the reference model is the larger of two: how far apart the reference's own seeds are (greatest minus least), and
-the half width of the 95 % confidence interval of the difference over clips, pair by pair. A difference that is not larger is marked ≈.
+Noise of a difference to the reference model is the larger of two half widths of 95 % intervals: of what two runs that differ in nothing but
+the seed are apart, by Student's t from the standard deviation of the reference's seeds, and of the difference over clips, pair by pair. A
+difference that is not larger is marked ≈.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..disk import replace_text, replacing
 from ..evaluation.metrics import METRICS, Column
-from ..evaluation.report import MARKERS, PALETTE, estimate, markdown_table
+from ..evaluation.report import MARKERS, PALETTE, estimate, markdown_table, student_t
 from .run import METRICS as MEASURED
 from .run import Job, Outcome, Result
 from .trials import Experiment
@@ -38,13 +39,16 @@ class Peer(NamedTuple):
 
 MEASURED_PEERS = (Peer("Lyra v2", 199.5, 1.32, {"pesq_wb": 2.570, "stoi": 0.909, "si_sdr": 4.614}),)
 MEASURED_SOURCE = "measured here at 4 kbit/s on 92 clips of LibriSpeech, LibriTTS and VCTK (`spectok compare`)"
-PUBLISHED_PEERS = (  # their GFLOPs halved, except for mini and base, whose multiply-accumulates `CodecConfig` counts
+PUBLISHED_PEERS = (  # as published: the paper's "GFLOPs" are multiply-accumulates; mini and base are as `CodecConfig` counts
     Peer("SpecTokenizer mini, paper", 234.2, 0.45, {"pesq_wb": 2.51}),
     Peer("SpecTokenizer base, paper", 29585.4, 70.61, {"pesq_wb": 3.04, "stoi": 0.935}),
-    Peer("FreqCodec", 1090.0, 4.50, {"pesq_wb": 2.46, "stoi": 0.814}),
-    Peer("DAC", 27830.0, 74.06, {"pesq_wb": 2.47, "stoi": 0.902}),
+    Peer("FreqCodec", 2180.0, 4.50, {"pesq_wb": 2.46, "stoi": 0.814}),
+    Peer("DAC", 55660.0, 74.06, {"pesq_wb": 2.47, "stoi": 0.902}),
 )
-PUBLISHED_SOURCE = "published (Wan et al., INTERSPEECH 2025) for 4 kbit/s on Codec-SUPERB, other clips than ours; GFLOPs halved to GMAC"
+PUBLISHED_SOURCE = (
+    "published (Wan et al., INTERSPEECH 2025) for 4 kbit/s on Codec-SUPERB, other clips than ours; their GFLOPs taken for what mini's are, "
+    "multiply-accumulates; mini's and base's are our count"
+)
 
 
 # -- the document ------------------------------------------------------------------------------------------------------
@@ -87,7 +91,7 @@ def collect(experiment: Experiment, jobs: Sequence[Job], outcome: Outcome) -> di
             "audio_seconds": experiment.budget.audio_seconds,
             "stages": {stage["name"]: stage["steps"] for stage in settings["recipe"]["stage"]},
         },
-        "seeds": sorted({job.seed for job in jobs}),
+        "seeds": list(dict.fromkeys(job.seed for job in jobs)),
         "settings": {key: value for key, value in settings.items() if key != "trial"},
         "measured": {"clips": len(first["clips"]), "seconds": first["seconds"]} if first else {},
         "environments": _distinct(result["environment"] for result in outcome.results),
@@ -126,7 +130,12 @@ def _over_seeds(results: Sequence[Result], column: str) -> float:
 
 
 def _spread(values: Sequence[float]) -> float:
-    return max(values) - min(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+    return float(np.std(values, ddof=1)) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+
+
+def _seed_noise(spread: float, seeds: int, pairs: int) -> float:
+    """Where only seeds differ, 95 % of differences between means over `pairs` runs are within this; `spread` was seen in `seeds` runs."""
+    return student_t(seeds - 1) * spread * math.sqrt(2 / pairs) if seeds > 1 else math.nan
 
 
 def _finite(value: float) -> float | None:
@@ -145,10 +154,11 @@ def _differences(results: Sequence[Result], reference: Sequence[Result], spreads
             clips = sorted(set.intersection(*map(set, paired)))  # that all could be measured on
             difference, ci, _ = estimate([np.mean([by_clip[clip] for by_clip in paired]) for clip in clips])
         if math.isfinite(difference):
-            noise = max(spreads[column.name], 0.0 if math.isnan(ci) else ci)  # NaN, with one seed, stays
+            seeds = _seed_noise(spreads[column.name], len(reference), len(pairs))
+            noise = max(seeds, 0.0 if math.isnan(ci) else ci)  # NaN, with one seed, stays
             out[column.name] = {
                 "difference": _finite(difference),
-                "spread": _finite(spreads[column.name]),
+                "seeds_ci95": _finite(seeds),
                 "clips_ci95": _finite(ci),
                 "distinguishable": bool(abs(difference) > noise),
             }
@@ -248,14 +258,15 @@ def markdown(document: dict[str, Any], no_picture: str | None = None) -> str:
 def budget(document: dict[str, Any]) -> str:
     b, settings, measured = document["budget"], document["settings"], document["measured"]
     stages = ", ".join(f"{steps} {name}" for name, steps in b["stages"].items())
-    seeds = {trial["name"]: [seed["seed"] for seed in trial["seeds"]] for trial in document["trials"]}
-    same = len({tuple(values) for values in seeds.values()}) <= 1
-    others = "every trial" if same else f"the reference ({document['reference']})"
+    seeds = {trial["name"]: tuple(seed["seed"] for seed in trial["seeds"]) for trial in document["trials"]}
+    of_reference = seeds.pop(document["reference"], ())
+    others = " or ".join(map(_listed, sorted({*seeds.values()})))
+    told = f"{_listed(of_reference) or 'none yet'} for the reference ({document['reference']}), {others} for the others"
+    if others in ("", _listed(of_reference)):
+        told = f"{_listed(of_reference)} for every trial"
     text = (
         f"**Budget**: {b['steps']} steps per trial ({stages}) of {b['batch_size']} × {b['segment_seconds']:g} s, "
-        f"{b['audio_seconds'] / 3600:.2f} h of audio seen each; seeds {', '.join(map(str, document['seeds']))} for {others}"
-        + ("" if same else f", seed {document['seeds'][0]} for the others")
-        + f"; trained on {settings['data']['files']} files"
+        f"{b['audio_seconds'] / 3600:.2f} h of audio seen each; seeds {told}; trained on {settings['data']['files']} files"
     )
     if settings["init"]:
         text += f", from the network {settings['init']}"
@@ -264,6 +275,10 @@ def budget(document: dict[str, Any]) -> str:
     if measured:
         text += f"; measured on {measured['clips']} held-out clips, {measured['seconds'] / 60:.1f} min, with the averaged weights"
     return text + "."
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def reading(document: dict[str, Any]) -> str:
@@ -275,8 +290,9 @@ def reading(document: dict[str, Any]) -> str:
     if len(reference["seeds"]) < 2:
         return text + "**One seed alone: no difference can be told from noise**, and all are marked ≈."
     return text + (
-        f"± is how far its {len(reference['seeds'])} seeds are apart. **≈: not distinguishable**, that is no larger than that, or than the "
-        "95 % confidence interval of the difference over clips."
+        f"± is the standard deviation of its {(n := len(reference['seeds']))} seeds. **≈: not distinguishable**, that is no larger than "
+        f"the 95 % interval of what seeds alone make of two runs ({_seed_noise(1.0, n, 1):.1f} of that deviation, by Student's t), or than "
+        "the 95 % confidence interval of the difference over clips."
     )
 
 
@@ -299,6 +315,8 @@ def _usage(document: dict[str, Any]) -> str:
 def _gaps(document: dict[str, Any]) -> str:
     lines = [f"- {name}: absent, {reason}" for name, reason in document["absent"].items()]
     lines += [f"- **failed**: {failure['trial']}: {failure['reason']}" for failure in document["failed"]]
+    if len(codes := {environment.get("code") for environment in document["environments"]}) > 1:
+        lines.append(f"- **made by different code** ({len(codes)} states of the model and its training): differences may come from that")
     lines += [f"- not done: {name}" for name in document["missing"] if name not in {failure["trial"] for failure in document["failed"]}]
     for trial in document["trials"]:
         for seed in trial["seeds"]:
@@ -365,7 +383,7 @@ def _draw_costs(figure: Any, document: dict[str, Any]) -> None:
 
 
 def _draw_differences(figure: Any, document: dict[str, Any]) -> None:
-    """Bars of the difference to the reference, the spread of its seeds shaded; what cannot be told from it is pale."""
+    """Bars of the difference to the reference, what seeds alone do shaded; what cannot be told from it is pale."""
     columns = _shown(document)
     trials = [trial for trial in document["trials"] if trial["name"] != document["reference"]]
     figure.set_size_inches(3.4 * len(columns) + 2.2, 0.42 * len(trials) + 1.8)
@@ -378,15 +396,15 @@ def _draw_differences(figure: Any, document: dict[str, Any]) -> None:
                 colour = PALETTE[2] if good else PALETTE[1]
                 panel.barh(y, entry["difference"], color=colour, alpha=1.0 if entry["distinguishable"] else 0.35)
                 panel.errorbar(entry["difference"], y, xerr=entry["clips_ci95"] or 0.0, color="black", linewidth=0.8, capsize=2)
-        spread = document["spread"][column.name]
-        if spread is not None:
-            panel.axvspan(-spread, spread, color="grey", alpha=0.25, linewidth=0)
+        entries = [trial["difference"][column.name] for trial in trials if column.name in trial["difference"]]
+        noise = max((entry["seeds_ci95"] or 0.0 for entry in entries), default=0.0)
+        panel.axvspan(-noise, noise, color="grey", alpha=0.25, linewidth=0)
         panel.axvline(0, color="black", linewidth=0.8)
         panel.set_yticks(range(len(trials)), [trial["label"] for trial in trials], fontsize=9)
         panel.set_title(f"Δ {column.label} ({column.better} is better)", fontsize=9)
         panel.grid(alpha=0.3, axis="x")
     panels[0].invert_yaxis()
-    figure.suptitle(f"{document['title']}: {_budget_line(document)}\ngrey: the full model's seeds; pale: not distinguishable", fontsize=9)
+    figure.suptitle(f"{document['title']}: {_budget_line(document)}\ngrey: what seeds alone do; pale: not distinguishable", fontsize=9)
 
 
 def _draw_values(figure: Any, document: dict[str, Any]) -> None:

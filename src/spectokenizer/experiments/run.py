@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -196,10 +196,10 @@ def read_result(folder: Path, key: str) -> Result | None:
 # -- one trial, in this process -----------------------------------------------------------------------------------------
 
 
-def attempt(folder: Path, sources: Sources) -> int:
-    """Train and measure unless that is done or another is at it; returns how it ended: 0, BUSY, STOPPED."""
+def attempt(folder: Path, sources: Sources, lost: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM)) -> int:
+    """Train and measure unless that is done or another is at it; returns how it ended: 0, BUSY, STOPPED. `lost`: see `Claim`."""
     settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    claim = claims.Claim.take(folder, lost=functools.partial(os.kill, os.getpid(), signal.SIGTERM))
+    claim = claims.Claim.take(folder, lost)
     if claim is None:
         return BUSY
     with claim:
@@ -234,7 +234,7 @@ def perform(settings: Mapping[str, Any], folder: Path, sources: Sources) -> Resu
         "seed": config.seed,
         "steps": about["trained_steps"],
         "audio_seconds": about["trained_audio_seconds"],
-        "parameters": codec.parameters,
+        "parameters": sum(cost.parameters for cost in codec.costs(used)),
         "macs_per_second": codec.macs_per_second,
         "table_numbers": codec.table_numbers,
         "channels": list(codec.channels),
@@ -244,8 +244,16 @@ def perform(settings: Mapping[str, Any], folder: Path, sources: Sources) -> Resu
     }
 
 
+def check_measurable(sources: Sources) -> None:
+    """Raises ConfigError for metrics that are not installed and clips that cannot be found: after hours of training is too late."""
+    absent = [f"{name}: {reason}" for name in METRICS if (reason := registry.METRICS[name].absence())]
+    if absent:
+        raise ConfigError(f"an experiment measures {', '.join(METRICS)}, but {'; '.join(absent)}")
+    ev.find_clips(sources.validation, sources.limit)
+
+
 def check_counted(codec: CodecConfig) -> None:
-    """Raises ConfigError unless the network has as many parameters as the table will say."""
+    """Raises ConfigError unless the network has as many parameters as `costs`, from which the table's figure comes, counts."""
     from ..model.spectokenizer import build, parameters
 
     counted, there = sum(cost.parameters for cost in codec.costs()), parameters(build(codec))
@@ -257,7 +265,15 @@ def environment() -> dict[str, str]:
     """What the figures may depend on, and nothing of the machine."""
     libraries = ("torch", "numpy", "pesq", "pystoi")
     versions = {name: importlib.metadata.version(name) for name in libraries if importlib.util.find_spec(name)}
-    return {"spectokenizer": __version__, "python": platform.python_version(), **versions}
+    return {"spectokenizer": __version__, "code": code(), "python": platform.python_version(), **versions}
+
+
+def code() -> str:
+    """Of the model and its training: two trials that differ in it may differ because of it."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for part in ("model", "training") for path in (package / part).iterdir() if path.suffix in (".py", ".c")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=1)
@@ -392,7 +408,8 @@ def main(arguments: Sequence[str]) -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        return attempt(Path(arguments[0]), Sources(**json.loads(arguments[1])))
+        # Whoever has taken the trial over is further: nothing may be saved any more.
+        return attempt(Path(arguments[0]), Sources(**json.loads(arguments[1])), lost=lambda: os._exit(BUSY))
     except SpecTokenizerError as error:
         print(str(error).replace("\n", " "), file=sys.stderr)
         return 1

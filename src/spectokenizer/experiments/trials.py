@@ -60,7 +60,7 @@ class Experiment:
     reference: str  # the trial that the others are compared with; it runs with every seed
     codebooks: int  # how many of a codec's codebooks are used when it is measured
     parts: tuple[Part, ...]
-    budget: Budget  # about nine hours on two CPU cores at 2 GHz, see docs/experiments/README.md
+    budget: Budget  # about ten hours on two CPU cores at 2 GHz, see docs/experiments/README.md
     paper: str = ""  # where the paper's columns come from
     codec: Settings = field(default_factory=dict)
     training: Settings = field(default_factory=dict)
