@@ -101,6 +101,13 @@ def test_opinion_of_a_voice_and_of_noise(name, speech):
         assert 5 >= clear.values[column.name] > rough.values[column.name] >= 1
 
 
+def test_an_opinion_is_the_same_twice(speech):
+    need("plcmos")
+    state = np.random.get_state()[1].copy()
+    assert METRICS["plcmos"](speech, speech) == METRICS["plcmos"](speech, speech)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
 def test_pesq_takes_no_long_clips(voice):
     need("pesq_wb")
     long = np.resize(voice, metrics.PESQ_SECONDS * RATE + 1)

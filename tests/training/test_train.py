@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +18,12 @@ import soundfile
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
 
+from click.testing import CliRunner  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-from spectokenizer.errors import ConfigError, TrainingError  # noqa: E402
+from spectokenizer.cli import main  # noqa: E402
+from spectokenizer.errors import ConfigError, ModelError, TrainingError  # noqa: E402
+from spectokenizer.training.checkpoint import load_model  # noqa: E402
 from spectokenizer.training.config import TrainConfig  # noqa: E402
 from spectokenizer.training.train import _refuse_collapse, usage  # noqa: E402
 
@@ -173,6 +178,7 @@ def test_folder_of_another_codec_is_refused(setup):
         ("batch_size = 2", "batch_size = 2\nmuon = 1", "muon is 1; give true or false"),
         ("[codec]", "codec = 1\n[augment]", "codec is 1; make it a table"),
         ("complex = 1.0 }", "feature = 1.0 }", "needs a discriminator"),
+        ("segment_seconds = 0.4", "segment_seconds = 0.04", "the losses see 480 samples; they need 512"),
     ],
 )
 def test_broken_recipes_are_named(tmp_path, old, new, message):
@@ -180,6 +186,31 @@ def test_broken_recipes_are_named(tmp_path, old, new, message):
     (tmp_path / "x.toml").write_text(recipe)
     with pytest.raises(ConfigError, match=message):
         TrainConfig.load(tmp_path / "x.toml")
+
+
+def test_the_recipes_that_come_along():
+    folder = Path(__file__).parents[2] / "configs"
+    recipes = {path.stem: TrainConfig.load(path) for path in folder.glob("*.toml")}
+    assert {"mini", "micro", "mini-single", "mini-single-25hz", "mini-adversarial"} == set(recipes)
+    assert [name for name, recipe in recipes.items() if any(stage.adversarial for stage in recipe.stages)] == ["mini-adversarial"]
+
+
+def test_export_says_when_codebooks_are_random(setup):
+    finish(start(setup, "young", "--max-steps", "2"))
+    done = CliRunner().invoke(main, ["export", str(setup / "young"), str(setup / "young-model")])
+    assert done.exit_code == 0 and "the codebooks do not fit" in done.stderr and "codes equal" in done.stdout
+    finish(start(setup, "young"))
+    done = CliRunner().invoke(main, ["export", str(setup / "young"), str(setup / "grown-model")])
+    assert done.exit_code == 0 and not done.stderr
+
+
+def test_weights_that_were_cut_off(setup, tmp_path):
+    finish(start(setup, "whole"))
+    shutil.copytree(setup / "whole", tmp_path / "run")
+    weights = tmp_path / "run" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="do not fit"):
+        load_model(tmp_path / "run")
 
 
 def test_collapse_is_an_error(tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import click
 
+from ..errors import BitrateError
 from .common import say
 from .evaluate import data_option, measuring_options, parse_bitrates, what_to_measure
 
@@ -60,8 +62,14 @@ def compare(
     from ..evaluation import evaluate as run
 
     systems: list[run.System] = [run.Original()]
+    rates = parse_bitrates(bitrates)
+    if rates is not None:  # each model runs at those that it has
+        had = {model: run.bitrates(model) for model in models}
+        if unknown := [rate for rate in rates if not any(rate in of for of in had.values())]:
+            every = ", ".join(f"{rate / 1000:g}" for rate in sorted({*itertools.chain(*had.values())}))
+            raise BitrateError(f"no model has {', '.join(f'{rate / 1000:g}' for rate in unknown)} kbps; there are {every}")
     for model in models:
-        systems += run.codec_systems(model, parse_bitrates(bitrates))
+        systems += run.codec_systems(model, rates and [rate for rate in rates if rate in had[model]])
     wanted: str | list[str] = "all" if peers == "all" else [] if peers == "none" else [name.strip() for name in peers.split(",")]
     found, absent = baselines.peers(wanted, lyra)
     for name, reason in absent.items():

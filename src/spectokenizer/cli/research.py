@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..errors import ModelError
+from .common import say
 
 
 def _need_torch() -> None:
@@ -57,9 +58,11 @@ def export(run_folder: str, output: str, about: tuple[str, ...]) -> None:
     """Export the averaged weights of RUN_FOLDER to the model folder OUTPUT, checked against torch."""
     _need_torch()
     from ..export.onnx import export as write
-    from ..training.checkpoint import load_about, load_model
+    from ..training.checkpoint import codebooks_ready, load_about, load_model
 
     notes = {**load_about(run_folder), **dict(item.partition("=")[::2] for item in about)}
+    if not codebooks_ready(run_folder):
+        say(f"{run_folder}: no stage with quantize = true has begun since its last one without: the codebooks do not fit, codes are noise")
     parity = write(load_model(run_folder), output, notes)
     click.echo(
         f"{output}: as torch computes it; codes equal {parity.codes_equal:.2%}, "

@@ -42,6 +42,7 @@ class Cost(NamedTuple):
     parameters: int | None = None
     macs_per_second: int | None = None
     latency_ms: float | None = None  # algorithmic: a frame, and how much later than its input a sample leaves the decoder
+    table_numbers: int | None = None  # in the codebooks, not among the parameters
 
 
 def fit(samples: Audio, length: int) -> Audio:
@@ -299,9 +300,9 @@ def _programs(name: str) -> tuple[list[System], str]:
 LYRA_FILES = ("soundstream_encoder.tflite", "quantizer.tflite", "lyragan.tflite")
 LYRA_FRAME, LYRA_STAGES, LYRA_BITS = 320, 46, 4
 LYRA_BITRATES = (3200, 4000, 6000, 9200)  # its own and, for comparison, 20 of its 46 stages
-# Counted in the graphs of 1.3.2, encoder and decoder: weights and biases, and multiply-accumulates at 50 frames/s. The quantiser's
-# tables are another 47 104 values. The 20 ms are its makers' figure.
-LYRA_COST = Cost(1_320_641, 199_500_800, 20)
+# Counted in the graphs of 1.3.2, encoder and decoder: weights and biases, multiply-accumulates at 50 frames/s, and the quantiser's
+# tables. The 20 ms are its makers' figure.
+LYRA_COST = Cost(1_320_641, 199_500_800, 20, 47_104)
 
 
 @functools.cache
@@ -430,24 +431,58 @@ class HubSystem:
 
     @property
     def cost(self) -> Cost:
+        """Parameters as `transformers` has them, tables of EnCodec and Mimi (buffers) apart; multiply-accumulates as torch counts them."""
         model = _hub_model(self.codec.weights, self.codec.model)
-        return Cost(sum(p.numel() for p in model.parameters()), None, self.codec.latency_ms)
+        return Cost(sum(p.numel() for p in model.parameters()), _hub_macs(self), self.codec.latency_ms)
 
-    def process(self, audio: Audio, sample_rate: int) -> Processed:
+    def run(self, samples: Audio) -> tuple[Audio, int]:
+        """Samples at the codec's own rate there and back, and how many bits they took."""
         import torch
 
         model = _hub_model(self.codec.weights, self.codec.model)
-        rate = model.config.sampling_rate
-        samples = resample(audio, sample_rate, rate)
-        frame = math.ceil(rate / model.config.frame_rate)
+        frame = math.ceil(model.config.sampling_rate / model.config.frame_rate)
         setting = self.bitrate / self.codec.unit
         with one_torch_thread():
             x = torch.from_numpy(fit(samples, -(-len(samples) // frame) * frame))[None, None]
             encoded = model.encode(x, **{self.codec.setting: setting if self.codec.setting == "bandwidth" else round(setting)})
             scales = {"audio_scales": encoded.audio_scales} if hasattr(encoded, "audio_scales") else {}
             decoded = model.decode(audio_codes=encoded.audio_codes, **scales)[0].reshape(-1).numpy()
-        bits = encoded.audio_codes.numel() * round(math.log2(model.config.codebook_size))
-        return Processed(fit(resample(fit(decoded, len(samples)), rate, sample_rate), len(audio)), bits)
+        return fit(decoded, len(samples)), encoded.audio_codes.numel() * round(math.log2(model.config.codebook_size))
+
+    def process(self, audio: Audio, sample_rate: int) -> Processed:
+        rate = _hub_model(self.codec.weights, self.codec.model).config.sampling_rate
+        decoded, bits = self.run(resample(audio, sample_rate, rate))
+        return Processed(fit(resample(decoded, rate, sample_rate), len(audio)), bits)
+
+
+@functools.cache
+def _hub_macs(system: HubSystem) -> int:
+    """Multiply-accumulates per second of audio, convolutions and matrix products, between one second and five, so that edges do not count.
+
+    The search in the codebooks is among them where it is a product.
+    """
+    from torch import nn
+    from torch.nn.utils import parametrize
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = _hub_model(system.codec.weights, system.codec.model)
+    counted = []
+
+    def count(module: nn.LSTM, given: Any, made: Any) -> None:  # torch's counter passes over it
+        weights = sum(p.numel() for name, p in module.named_parameters() if name.startswith("weight"))
+        counted[-1] += weights * made[0].shape[0] * made[0].shape[1]
+
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.LSTM):
+                stack.callback(module.register_forward_hook(count).remove)
+        stack.enter_context(parametrize.cached())  # weights that are computed are computed in the first of the three
+        for seconds in (0.2, 1, 5):
+            counted.append(0)
+            with FlopCounterMode(display=False) if seconds >= 1 else contextlib.nullcontext() as counter:
+                system.run(np.zeros(round(seconds * model.config.sampling_rate), np.float32))
+            counted[-1] += counter.get_total_flops() // 2 if counter else 0
+    return (counted[2] - counted[1]) // 4
 
 
 def _hubs(name: str) -> tuple[list[System], str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import platform
 import time
 from collections import Counter
@@ -32,14 +33,14 @@ from .metrics import METRICS, Column
 
 SPEED_SECONDS = 1, 10  # lengths whose difference in time counts, so that starting a program and loading a model do not
 SPEED_TRIALS = 3
-COSTS = ("kbps", "parameters", "MMAC/s", "latency ms", "RTF")
+COSTS = ("kbps", "parameters", "tables", "MMAC/s", "latency ms", "RTF")
 
 
 def cost_of(system: System) -> Cost:
     """What a system says of itself; of ours, what the model says."""
     if isinstance(system, CodecSystem):
         info = load(system.model).info
-        return Cost(info.parameters, info.macs_per_second, 1000 * info.latency_samples / info.sample_rate)
+        return Cost(info.parameters, info.macs_per_second, 1000 * info.latency_samples / info.sample_rate, info.table_numbers)
     return getattr(system, "cost", Cost())
 
 
@@ -164,9 +165,11 @@ def _overview(rows: list[Row], summary: Mapping[report.Key, Any]) -> str:
     text = (
         f"{len(seconds)} clips, {sum(seconds.values()) / 60:.1f} minutes. Figures are means over clips; bands in the pictures are 95 % "
         "confidence intervals of the means, clips taken as independent. kbps are the bits of the codec's own frames, without a "
-        "container's. Latency is algorithmic: a frame, and how much later than its input a sample leaves the decoder. RTF is processor "
+        "container's. Parameters are the network's; the numbers in its codebooks, which cost memory but no computation, are beside them "
+        "as tables where they are known. Latency is algorithmic: a frame, and how much later than its input a sample leaves the decoder. "
+        "RTF is processor "
         "time over the duration of the audio, encoding and decoding, as if on one thread. A dash: not published and not counted, or "
-        "not measured."
+        "not measured. In brackets: on so many clips alone could it be measured."
     )
     counts = Counter((row["system"], row["bitrate"]) for row in rows)
     uneven = ", ".join(
@@ -189,10 +192,11 @@ def _table(systems: Sequence[System], speeds: Mapping[report.Key, float], summar
                 system.name,
                 f"{summary[key]['kbps'].mean:.2f}",
                 _figure(cost.parameters and cost.parameters / 1e6, ".2f", " M"),
+                _figure(cost.table_numbers and cost.table_numbers / 1e6, ".2f", " M"),
                 _figure(cost.macs_per_second and cost.macs_per_second / 1e6, ".0f"),
                 _figure(cost.latency_ms, ".3g"),
                 _figure(speeds.get(key), ".3f"),
-                *(_figure(summary[key][c.name].mean if summary[key][c.name].clips else None, f".{c.digits}f") for c in columns),
+                *(report.cell(summary[key][c.name]._replace(ci=math.nan), c.digits, summary[key]["kbps"].clips) for c in columns),
             ]
         )
     return f"## All in one table\n\n{report.markdown_table(header, body)}"

@@ -119,7 +119,7 @@ class CodecSystem:
 
 
 def codec_systems(model: str | Path = "mini", bitrates: Sequence[int] | None = None, name: str | None = None) -> list[CodecSystem]:
-    """One system per bitrate (bits/s; all of the model's by default), under the model's name or another.
+    """One system per bitrate (bits/s; all of the model's by default), under another name than the bundled model's or the folder's.
 
     Raises ModelError, BitrateError.
     """
@@ -128,7 +128,14 @@ def codec_systems(model: str | Path = "mini", bitrates: Sequence[int] | None = N
     chosen = info.bitrates if bitrates is None else bitrates
     for bitrate in chosen:
         codec.codebooks_for(bitrate)
+    if name is None and Path(model).is_dir():  # a run's export has the preset's name
+        name = Path(model).resolve().name
     return [CodecSystem(str(model), int(b), name or info.name, info.model_hash, info.codebook_size) for b in chosen]
+
+
+def bitrates(model: str | Path) -> tuple[int, ...]:
+    """Those of a model. Raises ModelError."""
+    return _codec(str(model)).info.bitrates
 
 
 def find_clips(data: str | Path, limit: int | None = None) -> list[Clip]:

@@ -224,7 +224,7 @@ def write(out: str | Path, systems: Sequence[LossySystem], clips: Sequence[Clip]
         for series, by_loss in table.items():
             kbps = next((e["kbps"].mean for e in by_loss.values() if e), float("nan"))
             found = [by_loss[loss] and by_loss[loss][column.name] for loss in losses]
-            cells = [report._cell(value._replace(ci=math.nan), column.digits, len(clips)) if value else "–" for value in found]
+            cells = [report.cell(value._replace(ci=math.nan), column.digits, len(clips)) if value else "–" for value in found]
             body.append([series, f"{kbps:.2f}", *cells])
         parts.append(report.markdown_table(header, body))
     path = out / "loss.md"

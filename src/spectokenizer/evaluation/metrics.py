@@ -77,7 +77,12 @@ class Metric:
     @property
     def version(self) -> str:
         """Name and version of the library behind the metric; empty for our own."""
-        return f"{self.distribution} {importlib.metadata.version(self.distribution)}" if self.distribution else ""
+        if not self.distribution:
+            return ""
+        try:
+            return f"{self.distribution} {importlib.metadata.version(self.distribution)}"
+        except importlib.metadata.PackageNotFoundError:  # a source tree on the path
+            return f"{self.distribution} of unknown version"
 
     def absence(self) -> str:
         """Why the metric cannot be used here and what to install; empty when it works. Imports the library."""
@@ -403,10 +408,21 @@ def _dnsmos() -> Scorer:
     definition="PLCMOS v2 of the decoded clip alone, 1 to 5: made to judge how lost packets are concealed",
 )
 def _plcmos() -> Scorer:
+    import onnxruntime
     from speechmos import plcmos
 
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = plcmos.PLCMOS()
+    model.session = onnxruntime.InferenceSession(model.model_path, options, providers=["CPUExecutionProvider"])
+
     def score(reference: Audio, degraded: Audio, sample_rate: int, transcript: str | None) -> dict[str, float]:
-        return {"plcmos": plcmos.run(np.clip(degraded, -1, 1), sample_rate)["plcmos"]}
+        state = np.random.get_state()  # it averages over conditions that it draws there
+        np.random.seed(0)
+        try:
+            return {"plcmos": model.get_mos(np.clip(degraded, -1, 1), sample_rate)}
+        finally:
+            np.random.set_state(state)
 
     return score
 
@@ -415,7 +431,8 @@ def _plcmos() -> Scorer:
     "distillmos",
     Column("distillmos", "DistillMOS", "opinion", "higher", absolute=True),
     distribution="distillmos",
-    install="pip install --no-deps distillmos xls-r-sqa==0.1.0",  # its torchaudio and transformers are not needed, and heavy
+    # Its torchaudio and transformers are not needed, and heavy.
+    install="pip install 'torch<2.14' && pip install --no-deps distillmos xls-r-sqa==0.1.0",
     definition="DistillMOS (distilled XLS-R quality net) of the decoded clip alone, 1 to 5",
 )
 def _distillmos() -> Scorer:
@@ -441,7 +458,7 @@ def _distillmos() -> Scorer:
     "speaker_similarity",
     Column("speaker_similarity", "speaker similarity", "speech", "higher", 3),
     distribution="resemblyzer",
-    install="pip install --no-deps resemblyzer && pip install webrtcvad-wheels librosa",
+    install="pip install --no-deps resemblyzer && pip install 'torch<2.14' webrtcvad-wheels librosa",
     definition="cosine between Resemblyzer embeddings of the original and of the decoded clip",
 )
 def _speaker_similarity() -> Scorer:

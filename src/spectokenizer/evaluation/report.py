@@ -228,7 +228,7 @@ def _overview(rows: list[Row], run: dict[str, Any], summary: dict[Key, dict[str,
     return text
 
 
-def _cell(value: Estimate, digits: int, clips: int) -> str:
+def cell(value: Estimate, digits: int, clips: int) -> str:
     if not value.clips:
         return "–"
     ci = f" ± {value.ci:.{digits}f}" if math.isfinite(value.ci) else ""
@@ -243,7 +243,7 @@ def _quality(title: str, columns: list[Column], summary: dict[Key, dict[str, Est
     body = []
     for (name, _), estimates in summary.items():
         clips = estimates["kbps"].clips
-        body.append([name, f"{estimates['kbps'].mean:.2f}", *(_cell(estimates[c.name], c.digits, clips) for c in columns)])
+        body.append([name, f"{estimates['kbps'].mean:.2f}", *(cell(estimates[c.name], c.digits, clips) for c in columns)])
     return f"## {title}\n\n{markdown_table(header, body)}"
 
 

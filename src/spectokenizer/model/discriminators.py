@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 SLOPE = 0.1
-FLOOR = 1e-7  # added to powers that are compressed
+FLOOR = 1e-4  # added to powers that are compressed
 PERIODS = (2, 3, 5, 7, 11)
 WINDOWS = (2048, 1024, 512)
 BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))  # shares of the spectrum
@@ -62,7 +62,7 @@ class BandSTFTDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         s = torch.stft(x, self.window, self.window // 4, window=self.taper, return_complex=True, pad_mode="constant")
-        s = torch.view_as_real(s).permute(0, 3, 2, 1) / self.window**0.5  # [B, 2, T, bins]
+        s = torch.view_as_real(s).permute(0, 3, 2, 1)  # [B, 2, T, bins]
         if self.compression != 1:
             s = s * (s.square().sum(1, keepdim=True) + FLOOR).pow((self.compression - 1) / 2)
         features, ends = [], []

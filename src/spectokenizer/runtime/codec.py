@@ -39,6 +39,7 @@ class Info:
     latency_samples: int  # the same with the frame that must be complete first
     parameters: int  # as counted in the paper
     macs_per_second: int  # true multiply-accumulates, encoder and decoder
+    table_numbers: int  # in the codebooks, not among the parameters
     model_hash: str
 
     @property
@@ -66,6 +67,7 @@ class Codec:
             latency_samples=c.latency_samples,
             parameters=c.parameters,
             macs_per_second=c.macs_per_second,
+            table_numbers=c.table_numbers,
             model_hash=self.network.content_hash,
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -56,7 +57,7 @@ def load_model(folder: str | Path) -> SpecTokenizer:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except FileNotFoundError as error:
         raise ModelError(f"{folder}: no {Path(error.filename or WEIGHTS).name}; is this the folder of a training run?") from error
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: weights and configuration do not fit ({error})") from error
     return model.eval()
 
@@ -94,8 +95,17 @@ def begin_with(folder: str | Path, config: CodecConfig, seed: int = 0) -> tuple[
 
 def load_about(folder: str | Path) -> dict[str, Any]:
     """What a run notes about itself: steps and seconds of audio seen."""
+    about = _training(folder)
+    return {"trained_steps": about.get("steps"), "trained_audio_seconds": about.get("audio_seconds")}
+
+
+def codebooks_ready(folder: str | Path) -> bool:
+    """False for a run whose codebooks do not fit its latents yet, or no longer."""
+    return bool(_training(folder).get("codebooks_ready", True))
+
+
+def _training(folder: str | Path) -> dict[str, Any]:
     try:
-        about = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8")).get("training", {})
+        return dict(json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8")).get("training", {}))
     except (FileNotFoundError, ValueError) as error:
         raise ModelError(f"{folder}: no readable {CONFIG}; is this the folder of a training run?") from error
-    return {"trained_steps": about.get("steps"), "trained_audio_seconds": about.get("audio_seconds")}

@@ -41,6 +41,9 @@ def _is(value: object, kind: type) -> bool:
     return type(value) is kind
 
 
+LEAST_SAMPLES = 512  # the window of the loss `disturbance`
+
+
 @dataclass(frozen=True)
 class Stage:
     """One part of a run. The learning rate falls exponentially from `lr` to `lr_end` over its steps."""
@@ -189,8 +192,11 @@ class TrainConfig:
             built = cls(codec=config, stages=tuple(Stage(**stage) for stage in stages), raw=raw, **values)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"training file: {error}") from error
-        if built.segment_length < built.codec.frame_size:
-            raise ConfigError(f"segment_seconds is {built.segment_seconds}; give at least one frame, {1 / built.codec.frame_rate:g} s")
+        left = built.segment_length - built.codec.delay_samples
+        if left < LEAST_SAMPLES:
+            raise ConfigError(
+                f"segment_seconds is {built.segment_seconds}, of which the losses see {max(0, left)} samples; they need {LEAST_SAMPLES}"
+            )
         if any(stage.adversarial for stage in built.stages) and not (built.mpd or built.mbms_stft):
             raise ConfigError("an adversarial stage, but mpd and mbms_stft are both off; it needs a discriminator")
         if not built.expire and built.codec.quantizer == "fsq":

@@ -76,7 +76,12 @@ class State:
                 "codec": config.codec.to_dict(),
             },
         )
-        about = {"steps": self.step, "audio_seconds": round(self.seconds), "recipe": config.to_dict()}
+        about = {
+            "steps": self.step,
+            "audio_seconds": round(self.seconds),
+            "codebooks_ready": self.codebooks_ready,
+            "recipe": config.to_dict(),
+        }
         checkpoint.save_model(run, self.averaged.module, config.codec, about)
 
     def load(self, saved: dict[str, Any], config: TrainConfig) -> None:
@@ -221,7 +226,7 @@ def usage(codes: Tensor, codebook_size: int) -> list[dict[str, float]]:
 
 @torch.no_grad()
 def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage: Stage) -> dict[str, float]:
-    """Averaged weights on the first seconds of held-out clips, at several numbers of codebooks."""
+    """Averaged weights on pieces of held-out clips, at several numbers of codebooks."""
     c = config.codec
     length = min(3 * c.sample_rate, 3 * config.segment_length) // c.frame_size * c.frame_size
     rows = clips.batch(min(len(clips), 32), length, np.random.default_rng(1))
