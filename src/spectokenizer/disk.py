@@ -24,15 +24,20 @@ def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(part, 0o666 & ~mask)  # mkstemp's are for their owner alone
+        as_others_are(part)
         os.replace(part, path)
     except BaseException as error:
         Path(part).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
+
+
+def as_others_are(path: str | Path) -> None:
+    """The rights of a new file: mkstemp's are for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)
 
 
 def replace_text(path: Path, text: str, sync: bool = True) -> None:

@@ -213,3 +213,44 @@ def test_recordings_one_after_the_other_are_played_one_after_the_other(
         python("-m", "spectokenizer", "stream", "-d", input=(tmp_path / n).read_bytes(), cwd=tmp_path).stdout for n in ("a.stk", "b.stk")
     ]
     assert done.stdout == b"".join(alone) and len(alone[0]) == len(alone[1]) > 2 * len(speech)
+
+
+def test_its_own_input_is_no_output(tmp_path: Path, codec: Codec) -> None:
+    victim = tmp_path / "victim.flac"
+    victim.write_bytes(before := EXAMPLE.read_bytes())
+    result = run("-i", str(victim), "-o", str(victim), "--force")
+    assert result.exit_code == 1 and "named twice" in result.output and victim.read_bytes() == before
+    result = run("-d", "-i", str(victim), "-o", str(victim), "--force")
+    assert result.exit_code == 1 and victim.read_bytes() == before
+
+
+def test_what_was_heard_is_kept_when_the_sender_dies(tmp_path: Path, codec: Codec, start: Start) -> None:
+    (tmp_path / "a.raw").write_bytes(to_int16(soundfile.read(EXAMPLE, dtype="float32")[0][: 3 * RATE]).tobytes())
+    encoder = start("-m", str(codec.network.folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    whole, _ = encoder.communicate((tmp_path / "a.raw").read_bytes(), timeout=60)
+    options = "-d", "-m", str(codec.network.folder), "-o", str(tmp_path / "a.wav")
+    decoder = start(*options, stdin=subprocess.PIPE)
+    _, said = decoder.communicate(whole[: len(whole) // 2], timeout=60)
+    assert decoder.returncode == 1 and b"packets" in said
+    assert RATE < soundfile.info(tmp_path / "a.wav").frames < 2 * RATE
+
+
+def test_packets_find_their_model(start: Start) -> None:
+    """Every bundled one, whatever the default."""
+    encoder = start("-m", "micro", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    packets, _ = encoder.communicate(bytes(2 * RATE), timeout=60)
+    decoder = start("-d", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    pcm, said = decoder.communicate(packets, timeout=60)
+    assert decoder.returncode == 0 and len(pcm) >= 2 * RATE, said.decode()
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output(unbuffered: str, subprocess_environment: dict[str, str]) -> None:
+    """Whether Python buffers it or not: no success is told before all is written."""
+    environment = {**subprocess_environment, "PYTHONUNBUFFERED": unbuffered}
+    for command in (["encode", str(EXAMPLE), "-"], ["stream", "-i", str(EXAMPLE)]):
+        with open("/dev/full", "wb") as full:
+            words = [sys.executable, "-m", "spectokenizer", *command]
+            done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+        assert done.returncode == 1 and "No space left" in done.stderr and "kbit/s" not in done.stderr, done.stderr

@@ -78,11 +78,14 @@ def test_broken_clips_spoil_no_others(codec: Codec, tmp_path: Path) -> None:
     (tmp_path / "empty.wav").write_bytes(b"")
     whole = (tmp_path / "z.flac").read_bytes()
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    soundfile.write(tmp_path / "short.flac", good[:3000], 16000)
+    whole = (tmp_path / "short.flac").read_bytes()
+    (tmp_path / "short.flac").write_bytes(whole[: len(whole) // 2])
     items = [item(path) for path in sorted(tmp_path.iterdir())] + [item(tmp_path / "gone.wav"), Item("known", "x", 5, problem="is known")]
     told: list[float] = []
     results = {r.item.id: r for r in encode_clips(codec, items, 4000, lambda size, seconds: told.append(size), lanes=3)}
     reasons = {name: result.reason for name, result in results.items() if isinstance(result, Failed)}
-    assert sorted(reasons) == ["cut", "empty", "gone", "known", "nan", "text"]
+    assert sorted(reasons) == ["cut", "empty", "gone", "known", "nan", "short", "text"]
     assert "nan" in reasons["nan"] and "from sample 160000 on" in reasons["nan"]
     assert "at sample" in reasons["cut"] and reasons["known"] == "is known"
     assert "No such file" in reasons["gone"] and "not audio" in reasons["text"]

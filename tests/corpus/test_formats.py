@@ -142,3 +142,12 @@ def test_without_pyarrow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"pip install \"spectokenizer\[corpus\]\""):
         formats.need_pyarrow()
+
+
+@pytest.mark.parametrize("value", [{}, {"tags": {}}, [{}], [{"a": [{"b": {}}]}]])
+def test_columns_that_hold_nothing(tmp_path: Path, value: Any) -> None:
+    """Parquet has no struct without fields, however deep it lies."""
+    items = [Item("a", "a.wav", 1, columns={"meta": value}), Item("b", "b.wav", 1, columns={"meta": value})]
+    rows = [row(item.id, 5, columns=item.columns) for item in items]
+    formats.write("parquet", tmp_path, "x", rows, formats.column_types(items))
+    assert [json.loads(found.columns["meta"]) for found in formats.read(tmp_path)] == [value, value]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,3 +222,24 @@ def test_a_full_disk(clips: Path, tmp_path: Path, codec: Codec, subprocess_envir
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4200
     summary = job.tokenize([clips], tmp_path / "out", str(codec.network.folder), 6000, engine=here, shard_clips=12)
     assert summary.report.clips == 10
+
+
+def test_the_same_names_and_sizes_in_another_noise(clips: Path, tmp_path: Path, codec: Codec) -> None:
+    tokenize(clips, tmp_path / "out", codec)
+    noisy = shutil.copytree(clips, tmp_path / "noisy" / clips.name)
+    samples, rate = soundfile.read(noisy / "00.wav")
+    for path in noisy.glob("*.wav"):
+        if path.stat().st_size > 1000:
+            samples, rate = soundfile.read(path)
+            soundfile.write(path, samples[::-1], rate)
+    with pytest.raises(ConfigError, match="the files or what the manifest says"):
+        tokenize(noisy, tmp_path / "out", codec)
+    tokenize(clips, tmp_path / "out", codec)
+
+
+@pytest.mark.parametrize("kind", list(formats.FORMATS))
+def test_a_shard_that_was_lost_is_made_again(clips: Path, tmp_path: Path, codec: Codec, kind: str) -> None:
+    tokenize(clips, tmp_path / "out", codec, kind=kind)
+    sorted((tmp_path / "out" / formats.DATA).iterdir())[1].unlink()
+    tokenize(clips, tmp_path / "out", codec, kind=kind)
+    assert_right(tmp_path / "out", clips, codec, codec.info.bitrates[-1])

@@ -179,3 +179,58 @@ def test_to_mono() -> None:
 def test_rates_that_will_do(rate: Any) -> None:
     assert audio.check_rate(rate) == rate
     assert type(audio.check_rate(rate)) is int
+
+
+@pytest.mark.parametrize("seconds", [0.1, 10.0])
+def test_an_mp3_does_not_depend_on_the_blocks(
+    tmp_path: Path, speech: np.ndarray, seconds: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its frames lean on the ones before: seeking between two blocks would lose what they have put by."""
+    soundfile.write(tmp_path / "a.mp3", np.tile(speech, 3), RATE)
+    with audio.open_audio(tmp_path / "a.mp3") as file:
+        parts = list(audio.blocks(file, seconds))
+    np.testing.assert_array_equal(np.concatenate(parts), soundfile.read(tmp_path / "a.mp3", dtype="float32")[0])
+    assert not capfd.readouterr().err
+
+
+def test_a_short_flac_without_its_end(tmp_path: Path) -> None:
+    """Not even its first block is whole: libsndfile opens it all the same."""
+    soundfile.write(tmp_path / "a.flac", 0.1 * np.random.default_rng(0).standard_normal(3000), RATE)
+    whole = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AudioError, match=r"a\.flac"):
+        audio.read(tmp_path / "a.flac")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are text here")
+def test_a_name_that_is_no_text(tmp_path: Path, speech: np.ndarray) -> None:
+    soundfile.write(tmp_path / "a.wav", speech, RATE)
+    named = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.wav"))
+    try:
+        (tmp_path / "a.wav").rename(named)
+    except OSError:
+        pytest.skip("not on this file system")
+    assert len(audio.read(named)[0]) == len(speech)
+    with pytest.raises(AudioError, match="no such file") as error:
+        audio.read(named.with_name(named.name + "x"))
+    str(error.value).encode()
+
+
+@pytest.mark.parametrize(("suffix", "told"), [("wav", True), ("aiff", True), ("mp3", True), ("ogg", False)])
+def test_what_is_cut_off_is_told_where_the_format_tells(tmp_path: Path, speech: np.ndarray, suffix: str, told: bool) -> None:
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.tile(speech, 2), RATE)
+    for share in (1.0, 0.6):
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        with audio.open_audio(path) as file:
+            missing = audio.cut_off(file, sum(map(len, audio.blocks(file))))
+        assert bool(missing) == (told and share < 1), missing
+    assert not told or "% of what its header promises" in missing
+
+
+def test_where_a_file_holds_no_number(tmp_path: Path) -> None:
+    samples = np.zeros(200_000, np.float32)
+    samples[170_000] = np.nan  # in the second block
+    soundfile.write(tmp_path / "a.wav", samples, RATE, "FLOAT")
+    with pytest.raises(AudioError, match="at sample 170000"):
+        audio.read(tmp_path / "a.wav")

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,9 @@ import pytest
 import soundfile
 
 import spectokenizer
-from spectokenizer import AudioError, BitrateError, Codec, CorruptedError, FormatError, ModelError, TruncatedError
+from spectokenizer import AudioError, BitrateError, Codec, ConfigError, CorruptedError, FormatError, ModelError, TruncatedError
 from spectokenizer.bitstream import Reader, Writer
+from spectokenizer.disk import lock
 from spectokenizer.runtime import files
 from spectokenizer.runtime.audio import read
 
@@ -437,3 +439,76 @@ def test_times_beyond_all_numbers(tiny_codec: Codec, speech: np.ndarray, tmp_pat
     assert soundfile.info(out).frames == 16000
     with pytest.raises(AudioError):
         files.decode_file(tiny_codec, stk, out, start=1e305)
+
+
+def test_minutes_of_silence_in_an_ogg(tiny_codec: Codec, tmp_path: Path) -> None:
+    """At once they are too much for libvorbis' stack; in a process of its own, as that would end this one."""
+    parts = records(tiny_codec, np.zeros(150 * RATE, np.float32), 50)
+    (tmp_path / "a.stk").write_bytes(parts[0] + bytes(sum(map(len, parts[1:-3]))) + b"".join(parts[-3:]))
+    model = str(tiny_codec.network.folder)
+    command = [sys.executable, "-m", "spectokenizer", "decode", "--salvage", "-m", model, str(tmp_path / "a.stk"), str(tmp_path / "a.ogg")]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert soundfile.info(tmp_path / "a.ogg").duration > 60
+
+
+def test_two_writers_of_one_file(tiny_codec: Codec, speech: np.ndarray, tmp_path: Path) -> None:
+    """The second one is refused, and the first one's file is as if it had been alone."""
+    soundfile.write(tmp_path / "a.wav", speech, RATE)
+    source, target, other = tmp_path / "a.wav", tmp_path / "a.stk", tmp_path / "b.stk"
+    refused: list[str] = []
+
+    def meanwhile(append: bool) -> Callable[[float | None, float], None]:
+        def progress(share: float | None, seconds: float) -> None:
+            with pytest.raises(ConfigError, match="another process is writing it") as error:
+                files.encode_file(tiny_codec, source, target, append=append)
+            refused.append(str(error.value))
+
+        return progress
+
+    files.encode_file(tiny_codec, source, target, progress=meanwhile(False))
+    files.encode_file(tiny_codec, source, other)
+    assert refused and target.read_bytes() == other.read_bytes()
+    files.encode_file(tiny_codec, source, target, append=True, progress=meanwhile(True))
+    files.encode_file(tiny_codec, source, other, append=True)
+    assert len(refused) > 1 and target.read_bytes() == other.read_bytes()
+    with open(target, "r+b") as held:
+        lock(held, "")
+        with pytest.raises(ConfigError, match="another process"):
+            files.repair_file(target, tiny_codec)
+
+
+def test_resumed_with_fewer_codebooks(tiny_codec: Codec, speech: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is another encoding: it begins at the start, and says so."""
+    monkeypatch.setattr(files, "CHECKPOINT_SECONDS", 1)
+    soundfile.write(tmp_path / "a.wav", np.tile(speech, 5), RATE)
+
+    def stop(share: float | None, seconds: float) -> None:
+        if seconds > 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.encode_file(tiny_codec, tmp_path / "a.wav", tmp_path / "a.stk", tiny_codec.info.bitrates[-1], resume=True, progress=stop)
+    report = files.encode_file(tiny_codec, tmp_path / "a.wav", tmp_path / "a.stk", tiny_codec.info.bitrates[0], resume=True)
+    assert any("encoded from the start" in line for line in report.warnings)
+    files.encode_file(tiny_codec, tmp_path / "a.wav", tmp_path / "b.stk", tiny_codec.info.bitrates[0])
+    assert (tmp_path / "a.stk").read_bytes() == (tmp_path / "b.stk").read_bytes()
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_salvage_when_the_magic_is_damaged(codec: Codec, speech: np.ndarray, stk: Path, tmp_path: Path, at: int) -> None:
+    data = bytearray(stk.read_bytes())
+    data[at] ^= 0x80
+    (tmp_path / "a.stk").write_bytes(data)
+    files.decode_file(codec, tmp_path / "a.stk", tmp_path / "a.wav", salvage=True)
+    assert soundfile.info(tmp_path / "a.wav").frames == len(speech)
+    with pytest.raises(FormatError, match=r"not a \.stk"):
+        files.decode_file(codec, tmp_path / "a.wav", tmp_path / "b.wav", salvage=True)
+
+
+def test_a_recording_that_was_cut_off_is_told(codec: Codec, speech: np.ndarray, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", speech, RATE)
+    assert not files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk").warnings
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[: len(speech)])
+    (warning,) = files.encode_file(codec, tmp_path / "a.wav", tmp_path / "a.stk").warnings
+    assert "a.wav: 50% of what its header promises" in warning

@@ -93,7 +93,9 @@ export class Playback {
       this.#decoded.push({ type: "block", seq: 0, index: start, original: null, decoded: audio, codes: all, used: lost ? 0 : used, lost });
     }
     const last = clip.complete && run.frame >= clip.numFrames && run.index < clip.numSamples;
-    if (last && run.held.length < frameSize) run.held = concat(Float32Array, [run.held, new Float32Array(frameSize - run.held.length)]);
+    // The last frame may complete two blocks: the decoder's delay can leave a few samples behind the last whole one.
+    const rest = last ? Math.ceil((clip.numSamples - run.index) / frameSize) * frameSize : 0;
+    if (run.held.length < rest) run.held = concat(Float32Array, [run.held, new Float32Array(rest - run.held.length)]);
     while (run.held.length >= frameSize && this.#decoded.length) {
       const block = /** @type {import("./protocol.js").Block} */ (this.#decoded.shift());
       block.seq = ++this.#seq;

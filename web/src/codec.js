@@ -44,6 +44,12 @@ export class Codec {
     };
   }
 
+  /** What is meant where no bitrate is given: 4 kbit/s, or the highest of a model that has not got that. */
+  get defaultBitrate() {
+    const rates = this.info.bitrates;
+    return rates.includes(4000) ? 4000 : rates[rates.length - 1];
+  }
+
   /** How many codebooks make up `bitrate` bits per second (all, for null). @param {number | null} bitrate */
   codebooksFor(bitrate) {
     const rates = this.info.bitrates;
@@ -55,9 +61,9 @@ export class Codec {
 
   /**
    * Mono samples at any rate to codes. @param {Float32Array} audio in −1…1 @param {number} sampleRate in Hz
-   * @param {{bitrate?: number | null}} [options] bits per second, 4000 by default; null is the highest
+   * @param {{bitrate?: number | null}} [options] bits per second, by default 4000 where the model has that; null is the highest
    */
-  async encode(audio, sampleRate, { bitrate = 4000 } = {}) {
+  async encode(audio, sampleRate, { bitrate = this.defaultBitrate } = {}) {
     const { info } = this;
     const signal = resample(checkSamples(audio), sampleRate, info.sampleRate);
     const k = this.codebooksFor(bitrate);
@@ -88,7 +94,7 @@ export class Codec {
   }
 
   /** A stream from samples at the model's rate to codes. @param {number | null} [bitrate] bits per second, null for the highest */
-  encoder(bitrate = 4000) {
+  encoder(bitrate = this.defaultBitrate) {
     return new Encoder(this, bitrate);
   }
 

@@ -62,36 +62,37 @@ export class Encoder extends Stream {
   /** Mono samples, any number, to the codes of all frames that are now complete. @param {Float32Array} samples */
   async push(samples) {
     checkSamples(samples);
-    return this.inOrder((state) => this.#push(samples, state));
+    const used = this.numCodebooks; // of now: it may be another one when this push's turn comes
+    return this.inOrder((state) => this.#push(samples, state, used));
   }
 
   /** The codes of what is left, after which the stream is over. All frames together decode to all samples. */
   async flush() {
+    const used = this.numCodebooks;
     const done = this.inOrder(async (state) => {
       const { frameSize, delaySamples } = this.codec.info;
       const left = framesFor(this.numSamples, frameSize, delaySamples) - this.numFrames;
       const audio = new Float32Array(left * frameSize);
       audio.set(this.#pending);
       this.#pending = new Float32Array(0);
-      return this.#encode(audio, state);
+      return this.#encode(audio, state, used);
     });
     this.end();
     return done;
   }
 
-  /** @param {Float32Array} samples @param {State} state */
-  #push(samples, state) {
+  /** @param {Float32Array} samples @param {State} state @param {number} used codebooks */
+  #push(samples, state, used) {
     this.numSamples += samples.length;
     const audio = concat(Float32Array, [this.#pending, samples]);
     const whole = audio.length - (audio.length % this.codec.info.frameSize);
     this.#pending = audio.slice(whole);
-    return this.#encode(audio.subarray(0, whole), state);
+    return this.#encode(audio.subarray(0, whole), state, used);
   }
 
-  /** @param {Float32Array} audio @param {State} state */
-  async #encode(audio, state) {
+  /** @param {Float32Array} audio @param {State} state @param {number} used codebooks */
+  async #encode(audio, state, used) {
     const all = this.codec.info.numCodebooks;
-    const used = this.numCodebooks;
     if (!audio.length) return new Codes(new Int16Array(0), used);
     const { codes, state: after } = await this.codec.network.encode(audio, state);
     this.state = after;

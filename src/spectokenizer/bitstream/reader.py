@@ -59,11 +59,13 @@ class Reader:
         try:
             self.header, self.flags, size = read_header(self._window)
         except FormatError as error:
-            foreign = not isinstance(error, (CorruptedError, TruncatedError)) and self.start == 0
-            if not salvage or fallback is None or foreign:
+            first = self.start == 0
+            if not salvage or fallback is None or (first and isinstance(error, VersionError)):
                 raise
             self.header, self.flags = fallback, HAS_TABLES
             self._skip_damage(error)
+            if self._done and first and not isinstance(error, (CorruptedError, TruncatedError)):
+                raise  # nothing of a .stk is in it
         else:
             self._window.skip(size)
             self._read_front()

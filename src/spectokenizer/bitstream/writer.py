@@ -115,7 +115,7 @@ class Writer:
                 self._index.entries = [Entry(*map(int, row)) for row in snapshot["index"]]
                 self._index.stride, self._index.packets = map(int, snapshot["stride"])
             self.write(snapshot["buffer"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, CodesError) as error:
             raise StreamError(f"the snapshot is not one of a .stk writer with these options: {error}") from error
 
     def __enter__(self) -> Self:

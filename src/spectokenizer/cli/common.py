@@ -64,7 +64,10 @@ def source(path: str) -> str | BinaryIO:
 def sink(path: str, force: bool, *others: str | None) -> str | BinaryIO:
     """The path, or standard output for "-". An existing file is kept unless `force`, and the command's `others` always."""
     if path == "-":
-        return sys.stdout.buffer
+        try:
+            return open(sys.stdout.fileno(), "wb", closefd=False)
+        except (AttributeError, OSError):  # in tests
+            return sys.stdout.buffer
     if any(other and Path(other).resolve() == Path(path).resolve() for other in others):
         raise click.ClickException(f"{path} is named twice; give the output another name")
     if Path(path).exists() and not force and Path(path).is_file():

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import bitrate_option, chosen_bitrate, load, model_option, progress, say, sink
+from ..errors import TruncatedError
+from .common import bitrate_option, chosen_bitrate, load, progress, say, sink
 
 if TYPE_CHECKING:
     from ..bitstream.entropy import Entropy
@@ -37,7 +38,7 @@ class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 @click.command()
 @click.option("--decode", "-d", is_flag=True, help="The other way: packets on stdin, PCM on stdout.")
-@model_option
+@click.option("--model", "-m", help="Bundled model or folder of an exported one. [default: mini; with -d, what the packets name]")
 @bitrate_option
 @click.option("--packet-frames", type=click.IntRange(1, 255), default=1, show_default=True, help="Frames (20 ms) per packet; RTP: up to 4.")
 @click.option("--input", "-i", "origin", default="-", metavar="-|mic|FILE", help="Where sound, or with -d packets, come from.")
@@ -53,8 +54,9 @@ class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--force", "-f", is_flag=True, help="Replace an existing output file.")
 @click.option("--speed", type=click.FloatRange(0.01, 1000), default=1.0, hidden=True, help="Than real time; for tests.")
 def stream(
-    decode: bool, model: str, bitrate: float | None, packet_frames: int, origin: str, target: str, to: str | None, origin_port: str | None,
-    redundancy: int, loss: float, seed: int, depth: int, idle: float, device: str | None, force: bool, speed: float,
+    decode: bool, model: str | None, bitrate: float | None, packet_frames: int, origin: str, target: str, to: str | None,
+    origin_port: str | None, redundancy: int, loss: float, seed: int, depth: int, idle: float, device: str | None, force: bool,
+    speed: float,
 ) -> None:  # fmt: skip
     """Encode raw PCM (16 kHz, mono, 16-bit little-endian) from stdin to a live .stk on stdout, frame by frame.
 
@@ -80,9 +82,11 @@ def stream(
     which = int(device) if device and device.isdigit() else device
     if decode:
         with ExitStack() as stack:
-            _decode(stack, origin, target, model, which, force)
+            broken_off = _decode(stack, origin, target, model, which, force)
+        if broken_off:  # what came before has been played, or is in the file
+            raise broken_off
         return
-    codec = load(model)
+    codec = load(model or "mini")
     bitrate = chosen_bitrate(codec, bitrate)
     with ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))  # ends as Ctrl+C does
@@ -93,7 +97,7 @@ def stream(
         if to:
             _send(stack, codec, to, source, origin, bitrate, redundancy, packet_frames, loss, seed, speed)
         else:
-            _encode(stack, source, target, codec, bitrate, packet_frames, force)
+            _encode(stack, source, origin, target, codec, bitrate, packet_frames, force)
 
 
 # -- where sound comes from and goes to ----------------------------------------------------------------------------------------
@@ -142,7 +146,7 @@ def _file(stack: ExitStack, path: str, rate: int) -> Iterator[Audio]:
     yield resampler.push(np.zeros(0, np.float32), last=True)
 
 
-def _sink(stack: ExitStack, rate: int, target: str, device: int | str | None, force: bool) -> Write:
+def _sink(stack: ExitStack, rate: int, target: str, device: int | str | None, force: bool, origin: str | None = None) -> Write:
     """Where samples go: raw PCM to stdout, the speaker, or an audio file that has its name when it is complete."""
     from ..runtime import sinks
 
@@ -151,9 +155,9 @@ def _sink(stack: ExitStack, rate: int, target: str, device: int | str | None, fo
 
         return stack.enter_context(Speaker(rate, device)).write
     if target != "-":
-        path = sink(target, force)
+        path = sink(target, force, origin)
         return stack.enter_context(sinks.AudioSink(sinks.open_sink(stack, path), path, rate)).write
-    out = sys.stdout.buffer
+    out: Any = sink("-", force)
 
     def write(samples: Audio) -> None:
         out.write(sinks.to_int16(samples).tobytes())  # at once; so the last frame comes whole, where a file is cut to length
@@ -165,11 +169,13 @@ def _sink(stack: ExitStack, rate: int, target: str, device: int | str | None, fo
 # -- pipes ---------------------------------------------------------------------------------------------------------------------
 
 
-def _encode(stack: ExitStack, source: Iterator[Audio], target: str, codec: Codec, bitrate: float, packet_frames: int, force: bool) -> None:
+def _encode(
+    stack: ExitStack, source: Iterator[Audio], origin: str, target: str, codec: Codec, bitrate: float, packet_frames: int, force: bool
+) -> None:
     from ..bitstream import Writer
     from ..runtime.files import header_of
 
-    where = sink(target, force)
+    where = sink(target, force, origin)
     out: Any = stack.enter_context(click.open_file(where, "wb")) if isinstance(where, str) else where
     encoder = codec.encoder(bitrate)
     writer = Writer(out, header_of(codec, encoder.num_codebooks), packet_frames)
@@ -184,7 +190,8 @@ def _encode(stack: ExitStack, source: Iterator[Audio], target: str, codec: Codec
     out.flush()
 
 
-def _decode(stack: ExitStack, origin: str, target: str, model: str, device: int | str | None, force: bool) -> None:
+def _decode(stack: ExitStack, origin: str, target: str, model: str | None, device: int | str | None, force: bool) -> TruncatedError | None:
+    """Until the end, Ctrl+C or where the data end without one, which is returned."""
     from ..bitstream import streams
     from ..runtime import files
 
@@ -196,11 +203,18 @@ def _decode(stack: ExitStack, origin: str, target: str, model: str, device: int 
         """Asked for at the first coded packet, when the codec is known."""
         return None if codec is None else codec.entropy
 
-    for reader in streams(source, entropy=tables):  # recordings one after the other
-        codec = files.codec_for(reader.header, codec or (None if model == reader.header.model else load(model)))
-        write = write or _sink(stack, codec.info.sample_rate, target, device, force)
-        for samples in files.decode_packets(codec, reader, files.Report()):
-            write(samples)
+    try:
+        for reader in streams(source, entropy=tables):  # recordings one after the other
+            if codec is None or codec.info.model_hash != reader.header.model_hash:
+                codec = files.codec_for(reader.header, load(model) if model and model != reader.header.model else None)
+            write = write or _sink(stack, codec.info.sample_rate, target, device, force, origin)
+            for samples in files.decode_packets(codec, reader, files.Report()):
+                write(samples)
+    except KeyboardInterrupt:
+        pass  # how listening ends
+    except TruncatedError as error:
+        return error
+    return None
 
 
 # -- RTP -----------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from ..disk import as_others_are
 from ..errors import AudioError, CodesError, ConfigError, ModelError
 from ..runtime.audio import Audio
 from ..runtime.codec import Codec
@@ -112,7 +115,9 @@ def _decode(codec: Codec, row: Row, path: Path) -> None:
     if not 0 <= row.samples <= max(0, held):
         raise CodesError(f"clip {row.id}: {row.codes.shape[1]} frames cannot hold its {row.samples} samples")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem[:100]}.part.{path.suffix[1:]}")
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:100]}.", suffix=f".part{path.suffix}", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
     kind, subtype = AUDIO[path.suffix[1:]]
     decoder, skip, left = codec.decoder(), info.delay_samples, row.samples
     try:
@@ -122,6 +127,7 @@ def _decode(codec: Codec, row: Row, path: Path) -> None:
                 samples, skip = samples[skip:][:left], 0
                 left -= len(samples)
                 file.write(to_int16(samples) if subtype == "PCM_16" else np.clip(samples, -1, 1))
+        as_others_are(part)
         part.replace(path)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path}: cannot be written; is the disk full? ({error.error_string})") from error

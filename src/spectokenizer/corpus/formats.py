@@ -67,9 +67,13 @@ def need_pyarrow() -> Any:
     return pyarrow
 
 
+def shard_path(kind: str, out: Path, name: str) -> Path:
+    return out / DATA / (name + FORMATS[kind])
+
+
 def write(kind: str, out: Path, name: str, rows: Sequence[Row], schema: bytes | None = None) -> None:
     """The shard `name` (without suffix) of the corpus in folder `out`. `schema` is `column_types`' for Parquet."""
-    path = out / DATA / (name + FORMATS[kind])
+    path = shard_path(kind, out, name)
     if kind == "parquet":
         _write_parquet(path, rows, schema)
     elif kind == "webdataset":
@@ -93,10 +97,17 @@ def column_types(items: Sequence[Item]) -> bytes:
             pa.array(column, kind)
         except (pa.ArrowException, OverflowError, UnicodeError):
             kind = None
-        if kind is None or pa.types.is_null(kind) or (pa.types.is_struct(kind) and not kind.num_fields):
+        if kind is None or pa.types.is_null(kind) or _holds_nothing(pa, kind):
             kind = pa.string()
         fields.append(pa.field(name, kind))
     return bytes(pa.schema(fields).serialize())
+
+
+def _holds_nothing(pa: Any, kind: Any) -> bool:
+    """Whether a struct without fields is part of a type: Parquet has none."""
+    if pa.types.is_struct(kind) and not kind.num_fields:
+        return True
+    return any(_holds_nothing(pa, kind.field(i).type) for i in range(kind.num_fields)) if pa.types.is_nested(kind) else False
 
 
 def _write_parquet(path: Path, rows: Sequence[Row], schema: bytes | None) -> None:

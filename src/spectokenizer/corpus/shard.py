@@ -112,7 +112,9 @@ def portable(model: str | Path) -> str:
 
 
 def finished(job: Job, number: int) -> Report | None:
-    """The report of a shard that is done."""
+    """The report of a shard that is done, and whose tokens are still there."""
+    if not formats.shard_path(job.kind, Path(job.out), job.name(number)).exists():
+        return None
     try:
         return Report.from_json(job.report_path(number).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, KeyError, TypeError, zlib.error):

@@ -68,7 +68,8 @@ class Arrivals:
 
     garbage: int = 0  # datagrams that are not of this format
     foreign: int = 0  # of other senders
-    expected: int = 0  # packets of the sender so far, by its numbers
+    expected: int = 0  # packets of the sender so far, by its numbers, of which
+    distinct: int = 0  # have come, once or more often
 
 
 class Incoming:
@@ -85,6 +86,7 @@ class Incoming:
         self._sender: tuple[object, int] | None = None
         self._counted = 0  # packets of the senders before this one
         self._first = self._last = 0  # sequence numbers, unwrapped
+        self._numbers: set[int] = set()  # that have come, of late
 
     def take(self, data: bytes, address: object, now: float) -> None:
         """A datagram from `address` at the time `now` in seconds."""
@@ -109,13 +111,23 @@ class Incoming:
             unpack_packet(packet.payload, self.codec.info.bits_per_code, self.codec.info.num_codebooks)
             self._sender, self._counted, self.ended = sender, self.arrivals.expected, False
             self._first = self._last = packet.sequence
+            self._numbers.clear()
         self.heard = now
         ahead = later(packet.sequence, self._last & 0xFFFF)
         if abs(ahead) > MOST_MISSING:
             self._counted, self._first, self._last, ahead = self.arrivals.expected, packet.sequence, packet.sequence, 0
+            self._numbers.clear()
+        self._arrived(self._last + ahead)
         self._last += max(ahead, 0)
         self.arrivals.expected = self._counted + self._last - self._first + 1
         self.receiver.put(packet.timestamp, packet.payload)
+
+    def _arrived(self, number: int) -> None:
+        if number not in self._numbers:
+            self._numbers.add(number)
+            self.arrivals.distinct += 1
+        if len(self._numbers) > 2 * MOST_MISSING:
+            self._numbers = {seen for seen in self._numbers if seen >= number - MOST_MISSING}
 
     def _control(self, goodbye: GoodBye | None, address: object) -> None:
         if goodbye is None:
@@ -132,8 +144,7 @@ class Incoming:
     def summary(self) -> str:
         """One line of statistics."""
         seen, arrivals = self.receiver.statistics, self.arrivals
-        there = seen.received - seen.duplicate - seen.corrupted
-        lost = max(0, arrivals.expected - there)
+        lost = max(0, arrivals.expected - arrivals.distinct + seen.corrupted)
         share = 100 * lost / arrivals.expected if arrivals.expected else 0.0
         return (
             f"{arrivals.expected} packets sent, {lost} lost ({share:.1f} %), {seen.late} late, {seen.duplicate} duplicate, "

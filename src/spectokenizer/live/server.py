@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 GOING_AWAY, OVERSIZE, FAILED = 1001, 1009, 1011
 MESSAGES_IN_FLIGHT = 4  # of one call, read but not yet taken by the engine
 SPARE_CONNECTIONS = 16  # besides a call for every slot: those that have not said what they want
+SILENT_CONNECTIONS = 64  # besides all these: those that have not sent a request yet
 SOCKET_BYTES = 65536  # that the kernel buffers per direction; left to itself it may be minutes of sound
 CLOSE_SECONDS = 2.0  # for the closing handshake; then the connection is cut
 
@@ -94,12 +95,29 @@ class Server:
         quiet = logging.getLogger(f"{__name__}.connections")  # strangers' broken handshakes are no news
         quiet.addHandler(logging.NullHandler())
         quiet.propagate = False
+        there: set[Any] = set()
+        most = 2 * self.limits.slots + SPARE_CONNECTIONS + SILENT_CONNECTIONS
+
+        class Connection(self._websockets.asyncio.server.ServerConnection):  # type: ignore[name-defined,misc]
+            """Cut at once where there are too many that have not even asked for anything."""
+
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                there.add(self)
+                super().connection_made(transport)
+                if len(there) > most:
+                    transport.abort()  # type: ignore[attr-defined]
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                there.discard(self)
+                super().connection_lost(exc)
+
         with ThreadPoolExecutor(1, "engine") as thread:
             server = await self._websockets.asyncio.server.serve(
                 self._handle,
                 host,
                 port,
                 origins=self._origins,
+                create_connection=Connection,
                 compression=None,  # codes do not shrink
                 process_request=self._http,
                 max_size=self.limits.message_bytes,

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..runtime.audio import Audio
+from ..runtime.receiver import MAX_DEPTH
 from .call import MAX_DATAGRAM, Incoming, Outgoing
 from .clock import Clock
 
@@ -147,16 +148,17 @@ def play(
 
 
 def record(incoming: Incoming, sock: socket.socket, write: Callable[[Audio], object], idle: float) -> None:
-    """The same without a clock, for a file: frames are written when enough packets are there, however late they come.
+    """The same without a clock, for a file: frames are written when those of a second behind them are there, however late they come.
 
-    Frames are lost only if the network lost them, and the file has every one in its place.
+    So frames are lost only if the network lost them, or let a second of others pass, and the file has every one in its place; but a jump
+    of more than two seconds of the timestamp, by a pause or an outage, is left out.
     """
     receiver = incoming.receiver
     try:
         while not incoming.ended and (incoming.heard is None or time.monotonic() - incoming.heard < idle):
             select.select([sock], [], [], None if incoming.heard is None else idle)
             _take(incoming, sock, 1)  # each by itself: many at once would look like a jump in time
-            write(receiver.drain(receiver.depth))
+            write(receiver.drain(MAX_DEPTH))
     except KeyboardInterrupt:
         pass
     write(receiver.drain())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,16 +17,18 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from ..disk import printable
 from ..errors import AudioError
 
 Audio = npt.NDArray[np.float32]
 
 BLOCK_SECONDS = 10.0  # how much of a file is in memory at once
+OPEN_ENDED = 0x7FFF0000  # from here on a length stands for a pipe's, which nobody knew
 LOUDEST = 2.0**15  # far beyond full scale; squares of much larger samples overflow in the network and spoil its state for good
 
 
-def to_mono(audio: npt.ArrayLike) -> Audio:
-    """Samples as float32 [N] in −1…1: int16 is scaled, [C, N] is averaged.
+def to_mono(audio: npt.ArrayLike, first: int = 0) -> Audio:
+    """Samples as float32 [N] in −1…1: int16 is scaled, [C, N] is averaged. `first`: the number of the first, for errors.
 
     Raises AudioError for other types and shapes and for values that are not finite or absurdly large.
     """
@@ -49,7 +53,9 @@ def to_mono(audio: npt.ArrayLike) -> Audio:
     usable = np.abs(samples) <= LOUDEST  # false for NaN, too
     if not usable.all():
         at = tuple(np.argwhere(~usable)[0])
-        raise AudioError(f"audio holds {samples[at]:g} at sample {at[-1]}; give finite samples in -1..1, replacing NaN and infinite ones")
+        raise AudioError(
+            f"audio holds {samples[at]:g} at sample {first + at[-1]}; give finite samples in -1..1, replacing NaN and infinite ones"
+        )
     return np.ascontiguousarray(samples.mean(0) if samples.ndim == 2 else samples)
 
 
@@ -78,13 +84,20 @@ def resample(samples: Audio, rate_in: int, rate_out: int) -> Audio:
     return Resampler(rate_in, rate_out).push(samples, last=True)
 
 
+class _Forward(soundfile.SoundFile):  # type: ignore[misc,unused-ignore]
+    """Read from front to back: soundfile seeks after each block where it can, at which an MP3 loses the bits that it had put by."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 @contextmanager
 def open_audio(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
     """A readable sound file, for `with`. A pipe is first copied to disk, because soundfile seeks.
 
     Raises AudioError saying what is wrong with it.
     """
-    name = path if isinstance(path, (str, Path)) else "standard input"
+    name = printable(str(path)) if isinstance(path, (str, Path)) else "standard input"
     with ExitStack() as stack:
         if isinstance(path, (str, Path)) and Path(path).is_fifo():
             path = stack.enter_context(open(path, "rb"))
@@ -94,27 +107,39 @@ def open_audio(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
             copy.seek(0)
             path = copy
         try:
-            file = stack.enter_context(soundfile.SoundFile(path))
+            # On POSIX a name is bytes, which need not be text.
+            named = os.fsencode(path) if isinstance(path, (str, Path)) and os.name == "posix" else path
+            file = stack.enter_context(_Forward(named))
+            file.seek(0)  # as soundfile.read does: an MP3's last bits, and with them now and then a code, depend on it
         except (soundfile.LibsndfileError, OSError, TypeError) as error:
             if isinstance(path, (str, Path)) and not Path(path).exists():
                 raise AudioError(f"{name}: no such file") from error
             raise AudioError(f"{name}: not audio that can be read ({getattr(error, 'error_string', error)})") from error
-        if file.seekable():
-            file.seek(0)  # as soundfile.read does: an MP3's last bits, and with them now and then a code, depend on it
         yield file
 
 
 def blocks(file: soundfile.SoundFile, seconds: float = BLOCK_SECONDS) -> Iterator[Audio]:
     """The file's samples, mixed to mono, block by block, so that ten hours need no more memory than ten seconds."""
-    frames = max(1, int(seconds * file.samplerate))
+    frames, count = max(1, int(seconds * file.samplerate)), 0
+    name = printable(os.fsdecode(file.name)) if isinstance(file.name, (str, bytes)) else "standard input"
     while True:
         try:
             block = file.read(frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise AudioError(f"{file.name}: broken at sample {file.tell()} ({error})") from error
+            raise AudioError(f"{name}: broken at sample {count} ({error.error_string})") from error
         if not len(block):
             return
-        yield to_mono(block.T)
+        yield to_mono(block.T, count)
+        count += len(block)
+
+
+def cut_off(file: soundfile.SoundFile, count: int) -> str:
+    """What is missing of a file of which `count` samples could be read, in words; "" when nothing is, as far as the format tells."""
+    promised, there = file.frames, count
+    if told := re.search(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", file.extra_info):  # WAV and AIFF, bytes
+        promised, there = int(told[1]), int(told[2])
+    missing = 1 - there / promised if 0 < promised < OPEN_ENDED else 0.0
+    return f"{missing:.0%} of what its header promises is not there; the file is cut off" if missing > 0.01 else ""
 
 
 def read(path: str | Path | BinaryIO, sample_rate: int | None = None) -> tuple[Audio, int]:

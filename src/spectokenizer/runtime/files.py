@@ -18,8 +18,9 @@ from ..bitstream import Entropy, Header, Reader, Writer
 from ..bitstream.reader import MAX_PROBLEMS
 from ..bitstream.repair import Repair, repair
 from ..bitstream.seek import Part, Parts
+from ..disk import lock, printable
 from ..errors import AudioError, ConfigError, CorruptedError, FormatError, ModelError, StreamError, TruncatedError
-from .audio import Audio, Resampler, blocks, open_audio
+from .audio import Audio, Resampler, blocks, cut_off, open_audio
 from .checkpoint import Checkpoint, State
 from .codec import Codec, load
 from .sinks import AudioSink, open_sink, open_to_append, part_of, to_int16
@@ -117,7 +118,7 @@ def encode_file(
     options: dict[str, Any] = {"metadata": metadata, "index": True, "entropy": entropy_of(codec) if entropy else None}
     with ExitStack() as stack:
         audio = stack.enter_context(open_audio(source))
-        total = audio.frames / audio.samplerate if audio.seekable() and audio.frames < 2**60 else 0.0
+        total = audio.frames / audio.samplerate if audio.frames < 2**60 else 0.0
         part, checkpoint, state = part_of(sink), None, None
         if part is None and (append or resume):
             raise ConfigError("only a file with a name can be appended to, or be gone on with")
@@ -152,6 +153,8 @@ def encode_file(
         writer.write(encoder.flush())
         writer.close(encoder.num_samples)
         report.num_bytes = writer.num_bytes
+        if missing := cut_off(audio, pieces.read):
+            report.warn(f"{printable(str(source)) if isinstance(source, (str, Path)) else 'the audio'}: {missing}")
     report.seconds = encoder.num_samples / info.sample_rate
     report.wall_seconds = time.perf_counter() - start
     return report
@@ -161,7 +164,8 @@ class _Pieces:
     """An audio file's samples at the model's rate, from its start, piece by piece, and the hash of all so far."""
 
     def __init__(self, audio: soundfile.SoundFile, rate: int) -> None:
-        self.count = 0
+        self.count = 0  # at the model's rate
+        self.read = 0  # at the file's
         self._digest = hashlib.sha256()
         if audio.tell():
             audio.seek(0)
@@ -178,6 +182,7 @@ class _Pieces:
     def _read(self, audio: soundfile.SoundFile, rate: int) -> Iterator[Audio]:
         resampler = Resampler(audio.samplerate, rate)
         for block in blocks(audio):
+            self.read += len(block)
             yield self._count(resampler.push(block))
         yield self._count(resampler.push(np.zeros(0, np.float32), last=True))
 
@@ -230,6 +235,7 @@ def repair_file(path: str | Path, codec: Codec | None = None) -> Repair | None:
             header = None
     delay = codec_for(header, codec).info.delay_samples if header else 0
     with open(path, "r+b") as file:
+        lock(file, f"{path}: another process is writing it; what is not complete yet needs no repair")
         return repair(file, delay)
 
 

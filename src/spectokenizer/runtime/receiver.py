@@ -83,7 +83,8 @@ class Receiver:
         first += self._next
         count = packet.codes.shape[1]
         self._late = self._late + 1 if self._playing and first + count <= self._next else 0
-        if abs(first - self._next) > RESTART_AFTER + MAX_DEPTH or self._late > LATE_IN_A_ROW:
+        behind = self._late > LATE_IN_A_ROW and self._rest is None  # a recording waits for no one's delay
+        if abs(first - self._next) > RESTART_AFTER + MAX_DEPTH or behind:
             self._restart(timestamp)
             first = odd = 0
         if odd:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from io import SEEK_END, FileIO
@@ -13,7 +14,8 @@ import soundfile
 
 from ..bitstream import Reader
 from ..bitstream.repair import Repair, repair
-from ..errors import AudioError, ModelError, TruncatedError
+from ..disk import lock
+from ..errors import AudioError, ConfigError, ModelError, TruncatedError
 from .audio import Audio
 from .checkpoint import Checkpoint
 from .codec import Codec
@@ -33,17 +35,31 @@ def part_of(sink: str | Path | BinaryIO) -> Path | None:
     return path.with_name(f".{path.name}.part")
 
 
+def _open_or_make(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_CREAT, 0o666)
+
+
 def open_sink(stack: ExitStack, sink: str | Path | BinaryIO, resume: bool = False) -> BinaryIO:
     """A file that appears under its name only when complete; a stream, device or named pipe as it is.
 
-    To `resume`, what is there of the file is kept, and it is kept again when the work is broken off.
+    To `resume`, what is there of the file is kept, and it is kept again when the work is broken off. Raises ConfigError when another
+    process is writing it.
     """
     if not isinstance(sink, (str, Path)):
+        stack.push(lambda kind, *_: None if kind else sink.flush())  # a full disk may show only here
         return sink
     path, part = Path(sink), part_of(sink)
     if part is None:
         return stack.enter_context(path.open("wb"))
-    file = stack.enter_context(part.open("r+b" if resume and part.exists() else "w+b"))
+    file = stack.enter_context(open(part, "r+b", opener=_open_or_make))  # noqa: SIM115
+    busy = f"{path}: another process is writing it; wait for it, or give another name"
+    lock(file, busy)
+    if not part.exists() or not os.path.samestat(part.stat(), os.fstat(file.fileno())):  # the other one was done just now
+        raise ConfigError(busy)
+    if not resume:
+        file.truncate()
+    if os.name == "posix":
+        stack.callback(os.close, os.dup(file.fileno()))  # the lock lasts until the file has its name
 
     def finish(kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
@@ -62,9 +78,10 @@ def open_sink(stack: ExitStack, sink: str | Path | BinaryIO, resume: bool = Fals
 def open_to_append(path: str | Path, codec: Codec) -> Iterator[tuple[BinaryIO, Repair | None]]:
     """A .stk of this model, at its end, and what had to be mended before. Broken off by an error it is as long as it was.
 
-    Raises ModelError when another model made it, FormatError when it is none or is damaged.
+    Raises ModelError when another model made it, FormatError when it is none or is damaged, ConfigError when another process is at it.
     """
     with open(path, "r+b") as file:
+        lock(file, f"{path}: another process is writing it; wait for it")
         header = None
         with suppress(TruncatedError):  # broken off in the header: nothing is there yet
             header = Reader(file).header
@@ -127,7 +144,9 @@ class AudioSink:
     def write(self, samples: Audio) -> None:
         self.num_samples += len(samples)
         if self._file is not None:
-            self._file.write(to_int16(samples) if self._file.subtype == "PCM_16" else np.clip(samples, -1, 1))
+            for start in range(0, len(samples), self._file.samplerate):  # libvorbis dies of two minutes at once
+                piece = samples[start : start + self._file.samplerate]
+                self._file.write(to_int16(piece) if self._file.subtype == "PCM_16" else np.clip(piece, -1, 1))
             self._check()
         elif self._pipe is not None:
             self._pipe.write(to_int16(samples).tobytes())
@@ -141,6 +160,8 @@ class AudioSink:
             self._watched.close()
             if kind is None:
                 self._check()
+        elif self._pipe is not None and kind is None:
+            self._pipe.flush()
 
     def _check(self) -> None:
         if self._watched and self._watched.error:
