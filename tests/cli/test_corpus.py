@@ -107,3 +107,26 @@ def test_mistakes(clips: Path, tmp_path: Path, codec: Codec) -> None:
     assert "no shards of tokens" in error("detokenize", tmp_path / "empty", *out)
     run("tokenize", clips, *out, *options(codec))
     assert "was begun with something else" in error("tokenize", clips / "z.ogg", *out, *options(codec))
+
+
+def test_long_names_that_begin_alike(tmp_path: Path, codec: Codec) -> None:
+    """Several workers in one folder: no one's unfinished file has another's name."""
+    from spectokenizer.corpus import detokenize as it
+
+    names = [f"{'x' * 150}{i}" for i in range(2)]
+    seen = set()
+    real = it.soundfile.SoundFile
+
+    def spy(path: Path, *rest: object, **options: object) -> object:
+        seen.add(Path(path).name)
+        return real(path, *rest, **options)
+
+    rng = np.random.default_rng(0)
+    for name in names:
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(2000), 16000)
+    run("tokenize", tmp_path, "--out", tmp_path / "tokens", "-m", codec.network.folder, "-w", "1", "--format", "npy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(it.soundfile, "SoundFile", spy)
+        for path in sorted((tmp_path / "tokens" / "data").iterdir()):
+            it.detokenize_shard(it.Task(path, tmp_path / "audio", str(codec.network.folder), "wav"))
+    assert len(seen) == 2 and sorted(path.stem for path in (tmp_path / "audio").iterdir()) == names

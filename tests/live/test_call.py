@@ -14,6 +14,7 @@ from spectokenizer.bitstream.packets import unpack_packet
 from spectokenizer.bitstream.rtcp import GoodBye
 from spectokenizer.bitstream.rtp import RtpPacket, later
 from spectokenizer.live.call import MAX_DATAGRAM, PATIENCE, Incoming, Outgoing
+from spectokenizer.runtime.receiver import MAX_DEPTH
 
 FRAME, US, THEM = 320, ("192.0.2.1", 5004), ("192.0.2.2", 5004)
 
@@ -144,3 +145,43 @@ def test_a_sender_that_numbers_anew_has_not_lost_thousands(tiny_codec: Codec, sp
         sequence = 65534 + i if i < 3 else 20000 + 2 * i  # across the wrap; then anew, every other one lost
         incoming.take(replace(packet, sequence=sequence % 65536).pack(), US, i / 50)
     assert incoming.arrivals.expected == 3 + 5
+
+
+def test_loss_is_counted_by_numbers_not_by_copies(tiny_codec: Codec, speech: np.ndarray) -> None:
+    """Every second packet is lost, and the others come again when they have been played."""
+    _, (*datagrams, goodbye) = call(tiny_codec, speech)
+    incoming = Incoming(tiny_codec, depth=2)
+    for i in range(len(datagrams) + 12):
+        if i < len(datagrams) and i % 2 == 0:
+            incoming.take(datagrams[i], US, i / 50)
+        if i >= 12 and i % 2 == 0:
+            incoming.take(datagrams[i - 12], US, i / 50)
+        incoming.receiver.pull()
+    incoming.take(goodbye, US, 2)
+    assert incoming.summary().startswith(f"{len(datagrams)} packets sent, {len(datagrams) // 2} lost")
+
+
+@pytest.mark.parametrize("order", [[*range(10), *range(22, 41), *range(10, 22)], [*range(10), *range(15, 20), *range(10, 15)]], ids=len)
+def test_a_recording_waits_for_what_was_overtaken(tiny_codec: Codec, speech: np.ndarray, order: list[int]) -> None:
+    """Every frame in its place, however late; a recording has time."""
+    outgoing = Outgoing(tiny_codec, None)
+    datagrams = [*outgoing.push(speech[: 60 * FRAME]), *outgoing.finish()]
+    incoming, heard = Incoming(tiny_codec), []
+    for i in [*order, *range(len(order), len(datagrams))]:
+        incoming.take(datagrams[i], US, i / 50)
+        heard.append(incoming.receiver.drain(MAX_DEPTH))
+    heard.append(incoming.receiver.drain())
+    codes = tiny_codec.encode(speech[: 60 * FRAME], 16000, tiny_codec.info.bitrates[-1]).array
+    np.testing.assert_array_equal(np.concatenate(heard), tiny_codec.decoder().push(codes))
+    assert incoming.receiver.statistics.restarts == 0
+
+
+def test_a_recording_does_not_start_over_for_who_is_late(tiny_codec: Codec, speech: np.ndarray) -> None:
+    outgoing = Outgoing(tiny_codec, None)
+    datagrams = [*outgoing.push(np.resize(speech, 150 * FRAME)), *outgoing.finish()]
+    incoming, heard = Incoming(tiny_codec), []
+    for i in [*range(10), *range(40, 130), *range(10, 40), *range(130, len(datagrams))]:  # thirty come more than a second late
+        incoming.take(datagrams[i], US, i / 50)
+        heard.append(incoming.receiver.drain(MAX_DEPTH))
+    heard.append(incoming.receiver.drain())
+    assert len(np.concatenate(heard)) == len(datagrams) * FRAME and incoming.receiver.statistics.restarts == 0

@@ -401,3 +401,33 @@ def test_the_documented_client(codec: Codec, speech: np.ndarray, tmp_path: Path)
     packets, about = served(codec, scenario)
     np.testing.assert_array_equal(codes_of(codec, packets), codec.encode(to_int16(speech[:8000]), RATE, 4000).array)
     assert about["bitrate"] == 4000
+
+
+def test_who_does_not_even_ask_is_cut_off(tiny_codec: Codec, speech: np.ndarray) -> None:
+    """Connections that send nothing, five times as many as there may be: the rest are closed at once, and who was there is served."""
+
+    async def scenario(server: Server, where: str) -> Any:
+        host, port = where.rsplit(":", 1)[0], int(where.rsplit(":", 1)[1].strip("/"))
+        async with connect(f"ws://{where}") as first:
+            await first.send(hello(tiny_codec, "encode"))
+            await first.recv()
+            lines = [await asyncio.open_connection(host, port) for _ in range(400)]
+
+            async def cut(reader: asyncio.StreamReader) -> bool:
+                try:
+                    return not await asyncio.wait_for(reader.read(1), 1)
+                except TimeoutError:
+                    return False
+                except OSError:
+                    return True
+
+            closed = sum(await asyncio.gather(*(cut(reader) for reader, _ in lines)))
+            for _, writer in lines:
+                writer.close()
+            await asyncio.sleep(0.2)
+            await first.send(to_int16(speech[:640]).tobytes())
+            return closed, await first.recv(), await get(where, "/health")
+
+    closed, packet, health = served(tiny_codec, scenario, slots=1)
+    assert closed == 400 - (2 * 1 + 16 + 64 - 1)
+    assert isinstance(packet, bytes) and health[0] == 200

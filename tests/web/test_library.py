@@ -367,3 +367,52 @@ def test_types(node: str) -> None:
         pytest.skip("no TypeScript here; run 'npm ci' in web/")
     done = subprocess.run([node, compiler, "--project", WEB], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
+
+
+PLAY = """
+import { Playback } from "WEB/page/playback.js";
+const frameSize = 320, delaySamples = 160;
+const decoder = { push: async () => new Float32Array(frameSize), conceal: async () => new Float32Array(frameSize) };
+const fake = { info: { frameSize, delaySamples, numCodebooks: 2 }, decoder: () => decoder };
+const played = [];
+for (const numSamples of given.lengths) {
+  let blocks = 0, ended = false;
+  const player = {
+    postMessage(message) {
+      if (message.type === "block") { blocks++; setTimeout(() => player.onmessage({ data: { seq: message.seq } })); }
+      ended ||= message.type === "end";
+    },
+  };
+  const playback = new Playback(fake, player, () => {});
+  const numFrames = Math.ceil((numSamples + delaySamples) / frameSize);
+  playback.start({
+    numSamples, numFrames, complete: true, frame: () => new Int16Array([1, 2]), samples: () => new Float32Array(frameSize),
+  }, 0, false);
+  for (let i = 0; i < 500 && !ended; i++) await new Promise((done) => setTimeout(done, 1));
+  played.push([blocks, ended]);
+}
+answer(played);
+"""
+
+
+def test_playing_ends_whatever_the_length(javascript: JavaScript) -> None:
+    """The last frame may bring two blocks of 20 ms: the decoder is half a frame late."""
+    lengths = [1, 159, 160, 161, 320, 321, 400, 480, 481, 700, 16000, 16001, 16160, 16161]
+    assert javascript(PLAY.replace("WEB", WEB.as_uri()), lengths=lengths) == [[-(-n // 320), True] for n in lengths]
+
+
+def test_bitrates_nobody_asked_for_and_those_of_their_time(javascript: JavaScript, packages: Path, codec: Codec) -> None:
+    """The default is 4 kbit/s or the model's highest, as in Python; a change concerns what is pushed after it."""
+    script = """
+    const model = await codec();
+    const encoder = model.encoder(null);
+    const first = encoder.push(new Float32Array(640));
+    encoder.setBitrate(model.info.bitrates[0]);
+    const second = encoder.push(new Float32Array(640));
+    const single = { info: { bitrates: [750] } };
+    const defaultOf = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(model), "defaultBitrate").get;
+    answer([(await first).numCodebooks, (await second).numCodebooks, (await encoder.flush()).numCodebooks, defaultOf.call(single),
+            model.defaultBitrate, model.encoder().numCodebooks]);
+    """
+    found = javascript(script, model=str(codec.network.folder))
+    assert found == [codec.info.num_codebooks, 1, 1, 750, codec.info.default_bitrate, codec.codebooks_for(codec.info.default_bitrate)]
