@@ -17,7 +17,7 @@ from rich.table import Table
 
 import spectokenizer
 
-SECONDS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+SECONDS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 HEARD = 0.5
 
 

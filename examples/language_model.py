@@ -1,6 +1,6 @@
 """A small language model of speech on the codec's tokens: what they cost in bits, and how it goes on speaking.
 
-    python examples/language_model.py --data SPEECH/ --model mini --minutes 5 --out lm/
+    python examples/language_model.py --data SPEECH/ --model mini-single --minutes 5 --out lm/
     python examples/language_model.py --tokens TOKENS/ --model mini --codebooks 2 --minutes 5 --out lm/
     python examples/language_model.py --out lm/ --continue clip.wav --seconds 3
 
@@ -313,7 +313,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", nargs="+", help="folders of speech; tokens go to OUT/tokens")
     parser.add_argument("--tokens", help="what `spectok tokenize` wrote, instead of --data")
     parser.add_argument("--held-out", help="more of the kind, to measure on instead of 5 %%")
-    parser.add_argument("--model", default="mini", help="bundled codec or folder of one (mini)")
+    parser.add_argument("--model", default="mini-single", help="bundled codec or folder of one (mini-single)")
     parser.add_argument("--codebooks", type=int, default=1, help="the coarsest so many, in the flat pattern (1)")
     parser.add_argument(
         "--out", type=Path, default=Path("lm"), help="folder of the language model, a finished one without --data and --tokens"

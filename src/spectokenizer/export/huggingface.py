@@ -36,6 +36,10 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor | None:
     return None
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return x @ weight if bias is None else x @ weight + bias
+
+
 def gru(module: nn.GRU, x: Tensor, h0: Tensor) -> Tensor | None:
     return None
 '''

@@ -42,7 +42,7 @@ __all__ = [
 Progress = Callable[[float | None, float], None]  # (share done or None, seconds of audio done)
 
 GAP_SECONDS = 600.0  # of silence in place of lost packets, in all: a forged counter must not fill a disk
-WARM_UP_SECONDS = 6.0  # decoded before a range and not heard, until the decoder has forgotten where it began; docs/format.md
+WARM_UP_SECONDS = 8.0  # decoded before a range and not heard, until the decoder has forgotten where it began; docs/format.md
 ENDLESS = 1e12  # seconds: behind the end of every recording
 CHECKPOINT_SECONDS = 60.0  # of audio between two of them
 
@@ -311,7 +311,7 @@ def decode_file(
     """A .stk to audio at the model's rate; the format follows the sink's suffix, WAV for a stream.
 
     Recordings that follow one another in the file follow one another in the audio. From `start` up to `end`, in seconds, only
-    what is needed of a file is read, and six seconds before it, on which the decoder warms up; of a pipe everything up to there.
+    what is needed of a file is read, and eight seconds before it, on which the decoder warms up; of a pipe everything up to there.
 
     Raises FormatError and its kinds for a damaged file unless `salvage`, which keeps every intact packet and puts silence
     in place of the others; ModelError when the file is another model's; AudioError for a range that is not in the recording.
