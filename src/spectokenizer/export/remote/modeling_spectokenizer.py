@@ -16,7 +16,7 @@ from .config import CodecConfig
 from .configuration_spectokenizer import SpectokConfig
 from .kernels import gru as _gru  # noqa: F401  named here so that transformers takes the file along
 from .spectokenizer import SpecTokenizer
-from .spectrum import Analysis, Synthesis, dft_matrices
+from .spectrum import Analysis, Scatter, Synthesis
 
 
 @dataclass
@@ -53,11 +53,11 @@ class SpectokModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The DFT is not among the weights; it is made again where the model was built without memory."""
-        if isinstance(module, (Analysis, Synthesis)):
-            matrix = dft_matrices(module.config)[0 if isinstance(module, Analysis) else 1]
-            with torch.no_grad():
-                module.matrix.copy_(torch.from_numpy(matrix))
+        """DFT and made-up phases are not among the weights; they are made again where the model was built without memory."""
+        if isinstance(module, (Analysis, Scatter, Synthesis)):
+            with torch.device("cpu"), torch.no_grad():
+                for name, made in type(module)(self.geometry).named_buffers(recurse=False):
+                    getattr(module, name).copy_(made)
 
     def encode(
         self, input_values: Tensor, padding_mask: Tensor | None = None, num_quantizers: int | None = None, return_dict: bool | None = None
