@@ -54,7 +54,7 @@ class CodecConfig:
     kernel_time: int = 3
     num_codebooks: int = 12
     codebook_size: int = 1024
-    codebook_dim: int = 16
+    codebook_dim: int = 32  # measured: docs/training.md, "What a stage sees"
     quantizer: str = "rvq"
     norm: str = "frame"  # FLNorm, or "batch"
     activation: str = "snake"  # or "relu"
@@ -248,10 +248,10 @@ class CodecConfig:
 
 
 PRESETS = {
-    "base": CodecConfig("base", channels=(192, 256, 384, 800, 1280)),
-    "mini": CodecConfig("mini", codebook_dim=32),  # measured: docs/training.md, "What a stage sees"
-    "mini-paper": CodecConfig("mini-paper"),  # as many parameters as published
-    "micro": CodecConfig("micro", channels=(8, 16, 16, 32, 64)),
+    "base": CodecConfig("base", channels=(192, 256, 384, 800, 1280), codebook_dim=16),
+    "mini": CodecConfig(),
+    "mini-paper": CodecConfig("mini-paper", codebook_dim=16),  # as many parameters as published
+    "micro": CodecConfig("micro", channels=(8, 16, 16, 32, 64), codebook_dim=16),
     "mini-single": CodecConfig("mini-single", num_codebooks=1, codebook_size=32768, codebook_dim=32, quantizer="pair"),
     "mini-single-25hz": CodecConfig(
         "mini-single-25hz",

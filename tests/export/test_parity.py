@@ -129,7 +129,9 @@ def test_steps_and_chunks_agree_bit_for_bit(network: Network, sizes: list[int], 
     ],
 )
 def test_other_geometries(geometry: dict[str, Any], tmp_path: Path) -> None:
-    config = spectokenizer.CodecConfig("other", **{"channels": (8, 8, 8, 16, 16), "num_codebooks": 3, "codebook_size": 64, **geometry})
+    config = spectokenizer.CodecConfig(
+        "other", **{"channels": (8, 8, 8, 16, 16), "codebook_dim": 16, "num_codebooks": 3, "codebook_size": 64, **geometry}
+    )
     assert export_module.export(build(config, seed=3).eval(), tmp_path).good
     network, rng = Network(tmp_path), np.random.default_rng(0)
     audio = (0.1 * rng.standard_normal((2, FRAMES * config.frame_size))).astype(np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import click
@@ -66,7 +65,7 @@ def compare(
     if rates is not None:  # each model runs at those that it has
         had = {model: run.bitrates(model) for model in models}
         if unknown := [rate for rate in rates if not any(rate in of for of in had.values())]:
-            every = ", ".join(f"{rate / 1000:g}" for rate in sorted({*itertools.chain(*had.values())}))
+            every = ", ".join(f"{rate / 1000:g}" for rate in sorted({rate for of in had.values() for rate in of}))
             raise BitrateError(f"no model has {', '.join(f'{rate / 1000:g}' for rate in unknown)} kbps; there are {every}")
     for model in models:
         systems += run.codec_systems(model, rates and [rate for rate in rates if rate in had[model]])
