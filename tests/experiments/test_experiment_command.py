@@ -25,6 +25,9 @@ def test_smoke(tmp_path_factory, name, trials):
     pytest.importorskip("lightning_fabric")
     import torch
 
+    from spectokenizer.model.spectokenizer import parameters
+    from spectokenizer.training import checkpoint
+
     work = tmp_path_factory.getbasetemp() / "experiments"
     threads = torch.get_num_threads()
     try:
@@ -33,10 +36,14 @@ def test_smoke(tmp_path_factory, name, trials):
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
     assert done.exit_code == 0, done.output
-    folder = work / "smoke"
+    (folder,) = work.glob("smoke-*")
     document = json.loads((folder / "report" / f"{name}.json").read_text(encoding="utf-8"))
     assert sum(len(trial["seeds"]) for trial in document["trials"]) == trials
     assert not document["missing"] and not document["failed"]
+    for trial in document["trials"]:
+        network = checkpoint.load_model(folder / name / f"{trial['name']}-seed0" / "run")
+        assert trial["parameters"] == parameters(network)  # all two codebooks of the small size are used
+        assert trial["macs_per_second"] == network.config.macs_per_second  # which tests/test_config.py counts in the network
     values = [json.dumps(seed["values"]) for trial in document["trials"] for seed in trial["seeds"]]
     assert len({*values}) == len(values) - ALIKE[name]
     assert (folder / "report" / f"{name}.md").read_text(encoding="utf-8").startswith("# ")

@@ -35,7 +35,8 @@ def made(experiment, pesq, seeds=(0, 1, 2), failures=(), tmp_path=None):
             codec = experiment.codec_config(trial)
             results.append(
                 {
-                    "trial": trial.name, "seed": seed, "steps": 9, "audio_seconds": 1.0, "parameters": codec.parameters,
+                    "trial": trial.name, "seed": seed, "steps": 9, "audio_seconds": 1.0,
+                    "parameters": sum(cost.parameters for cost in codec.costs(experiment.used_codebooks(codec))),
                     "macs_per_second": codec.macs_per_second, "table_numbers": codec.table_numbers, "channels": list(codec.channels),
                     "bitrate": 4000, "clips": CLIPS, "seconds": 20.0, "absent": {"stoi": "no pystoi (pip install pystoi)"},
                     "failed_clips": [], "environment": {"torch": "2"},
@@ -62,7 +63,7 @@ def test_what_noise_could_have_done_is_marked(tmp_path):
     opening = page[: page.index("|")]
     assert "4000 steps" in opening and "8.89 h of audio" in opening and "4 held-out clips" in opening
     assert "seeds 0, 1, 2 for the reference (full), 0 for the others" in opening
-    assert "463 562 | 234.2" in page
+    assert "475 850 | 234.2" in page
     assert "stoi: absent, no pystoi" in page and "STOI ↑" not in page
     assert "3.15 (−0.32)" in page  # the paper's
 
@@ -93,6 +94,9 @@ def test_trials_of_different_code_are_told(tmp_path):
     assert "made by different code" not in report.markdown(report.collect(experiment, jobs, outcome))
     outcome.results[3]["environment"] = {"torch": "2", "code": "b"}
     assert "**made by different code** (2 states" in report.markdown(report.collect(experiment, jobs, outcome))
+    outcome.results[3]["environment"] = {"torch": "2", "measured_by": "b"}
+    page = report.markdown(report.collect(experiment, jobs, outcome))
+    assert "**measured by different code** (2 states" in page and "made by different code" not in page
 
 
 def test_one_seed_tells_nothing_from_noise(tmp_path):

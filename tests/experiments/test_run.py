@@ -218,7 +218,8 @@ def test_switches_of_the_quantiser_reach_it(tmp_path, monkeypatch):
 
 
 def test_utilisation_of_known_codes(tmp_path, monkeypatch):
-    """Of the held-out clips where they have 8 tokens per entry, else of training clips."""
+    """Of the held-out clips where they have enough tokens per entry, else of training clips."""
+    monkeypatch.setattr(running, "TOKENS_PER_ENTRY", 8)
     system = running.TorchSystem("run", 2, "x", 1000, "f", 8)
     where = tmp_path / "codes" / running.evaluation_report.system_folder("x", 1000)
     where.mkdir(parents=True)
@@ -236,6 +237,59 @@ def test_utilisation_of_known_codes(tmp_path, monkeypatch):
     assert asked == [64] and used["on"] == "training clips" and used["utilisation"] == pytest.approx(25)
 
 
+def test_codes_of_training_clips_are_those_of_sound(tmp_path, monkeypatch):
+    """Clips shorter than the longest of their batch are filled up with silence, which is not counted; nor is any clip twice."""
+    torch = pytest.importorskip("torch")
+
+    class Model(torch.nn.Linear):
+        config = dataclasses.replace(running.CodecConfig(), num_codebooks=2)
+
+        def encode(self, audio):
+            frames = audio.unflatten(1, (-1, self.config.frame_size))
+            return torch.stack([frames.abs().amin(-1) > 0, frames[..., 0] * 32768], 1).long(), {}
+
+    lengths = [*range(700, 40700, 2000), 25 * 16000]  # the last one is cut at 20 s
+    for i, length in enumerate(lengths):
+        soundfile.write(tmp_path / f"{i:02}.wav", np.full(length, i + 1, np.int16), 16000)
+    monkeypatch.setattr(running, "_model", lambda folder, fingerprint: Model(1, 1))
+    system = running.TorchSystem("run", 2, "x", 1000, "f", 8)
+    frames = [(min(length, 20 * 16000) // 320) + max(length - 20 * 16000, 0) // 320 for length in lengths]
+    heard = running._training_codes(system, 10**6, Sources(str(tmp_path), "v", cache=str(tmp_path / "cache")))
+    assert heard[0].all() and heard.shape == (2, sum(frames))
+    assert np.bincount(heard[1])[1:].tolist() == frames
+    some = running._training_codes(system, 300, Sources(str(tmp_path), "v", cache=str(tmp_path / "cache")))
+    assert some[0].all() and 300 <= some.shape[1] < 300 + 1000
+
+
+def test_the_code_that_trained_is_noted(tmp_path, monkeypatch):
+    """Of every state that had a hand in it, and of none that only measured."""
+    state = ["a"]
+    monkeypatch.setattr(running, "code", lambda *parts: state[0])
+    assert running._trained_by(tmp_path, 9) == "a" == running._trained_by(tmp_path, 9)
+    state[0] = "b"
+    assert running._trained_by(tmp_path, 9) == "a+b"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"training": {"steps": 9}}))
+    state[0] = "c"
+    assert running._trained_by(tmp_path, 9) == "a+b"
+    assert running._trained_by(tmp_path, 10) == "a+b+c"
+
+
+def test_with_a_network_to_begin_with_every_codebook_begins_afresh(tmp_path, sources):
+    from spectokenizer.experiments.trials import SINGLE_CODEBOOK
+    from spectokenizer.model.spectokenizer import build
+    from spectokenizer.training.checkpoint import save_model
+
+    config = running.CodecConfig()
+    save_model(tmp_path / "mini", build(config), config, {"steps": 1, "audio_seconds": 7200.0})
+    given = jobs(SINGLE_CODEBOOK, dataclasses.replace(sources, init=str(tmp_path / "mini")), (0,), False, tmp_path)
+    assert all([stage.get("new_codebooks") for stage in job.settings["recipe"]["stage"]] == [True] for job in given)
+    assert {job.settings["init"]["name"] for job in given} == {"mini"}
+    assert all(job.settings["init"]["audio_seconds"] == 7200 for job in given)
+    without = jobs(SINGLE_CODEBOOK, sources, (0,), False, tmp_path)
+    assert not any(stage.get("new_codebooks") for job in without for stage in job.settings["recipe"]["stage"])
+
+
 def test_code_is_part_of_the_environment(tmp_path, monkeypatch):
     assert running.environment()["code"] == running.code()
     (tmp_path / "experiments").mkdir()
@@ -246,6 +300,10 @@ def test_code_is_part_of_the_environment(tmp_path, monkeypatch):
     before = running.code()
     (tmp_path / "model" / "a.py").write_text("x = 2\n")
     assert running.code() != before
+    (tmp_path / "experiments" / "run.py").write_text("x = 1\n")
+    before = running.code("experiments/run.py")
+    (tmp_path / "experiments" / "run.py").write_text("x = 2\n")
+    assert running.code("experiments/run.py") != before
 
 
 def test_steps_are_read_from_a_log_that_is_being_written(tmp_path, sources):
@@ -259,8 +317,8 @@ def test_steps_are_read_from_a_log_that_is_being_written(tmp_path, sources):
     assert job.steps_done() == 0
 
 
-def test_a_worker_killed_in_training_goes_on(tmp_path, python):
-    """The real worker: killed hard once it has saved, then started again by the command that found its claim dead."""
+def test_a_worker_killed_in_training_goes_on(tmp_path, python, monkeypatch):
+    """The real worker: killed hard once it has saved, then started again by the command that found its claim dead; also under SLURM."""
     sources = make_voices(tmp_path / "audio")
     experiment = MINIATURISE.smoke().with_steps(16)
     experiment = dataclasses.replace(experiment, trials=experiment.trials[:1], reference="mmac20")
@@ -276,6 +334,8 @@ def test_a_worker_killed_in_training_goes_on(tmp_path, python):
         worker.kill()
         worker.wait()
     assert job.result() is None and list(job.folder.glob("claim-*"))
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "x", "SLURM_PROCID": "1"}.items():
+        monkeypatch.setenv(name, value)
     outcome = run([job], sources, 1, show=False)
     assert not outcome.failures and "going on at step" in (job.folder / "log.txt").read_text()
     assert outcome.results[0]["steps"] == 16 and len(outcome.results[0]["clips"]) == 2

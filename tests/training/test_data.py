@@ -56,6 +56,35 @@ def test_folder_is_decoded_once_and_broken_files_are_skipped(folder, tmp_path, c
     assert next((tmp_path / "cache").glob("*.i16")).stat().st_mtime_ns == stamp
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_wrong_with_which_file(folder, tmp_path, capsys, packed):
+    """Values that are no numbers, and rates that are none: one file of a corpus must not end the training."""
+    samples = np.zeros(3000, np.float32)
+    soundfile.write(folder / "nan.wav", np.where(np.arange(3000) == 5, np.nan, samples), 16000, subtype="FLOAT")
+    for name, rate in (("slow.wav", 7), ("fast.wav", 2**31 - 1)):
+        soundfile.write(folder / name, samples, 16000)
+        header = bytearray((folder / name).read_bytes())
+        header[24:28] = rate.to_bytes(4, "little")
+        (folder / name).write_bytes(header)
+    names = ["nan.wav", "slow.wav", "fast.wav", "broken.wav"]
+    if packed:
+        write_tar(tmp_path / "s.tar", [(name, (folder / name).read_bytes()) for name in [*names, "a.wav"]])
+    clips = data.Clips.open(tmp_path / "s.tar" if packed else folder, 16000, tmp_path / "cache")
+    assert len(clips) == (1 if packed else 3)
+    said = " ".join(capsys.readouterr().out.split())
+    reasons = ("holds nan at sample 5", "sample rate 7 Hz", "sample rate 2147483647 Hz", "not audio")
+    for name, reason in zip(names, reasons, strict=True):
+        (line,) = [part for part in said.split("skipped ") if name in part]
+        assert reason in line and line.count(name) == 1, line
+
+
+def test_formats_that_are_read(tmp_path):
+    """All those that `spectok tokenize` takes."""
+    for suffix in (".oga", ".snd", ".sph", ".aifc", ".rf64", ".caf"):
+        (tmp_path / f"a{suffix}").write_bytes(b"")
+    assert len(data.find(tmp_path)) == 6
+
+
 def test_manifests(folder, tmp_path):
     lines = [json.dumps({"path": "audio/a.wav"}), "", "audio/deep/b.flac"]
     manifest = tmp_path / "list.jsonl"
@@ -206,6 +235,7 @@ def test_short_clips_sit_in_silence(tmp_path):
 
 def test_split_is_disjoint_and_covers(tmp_path):
     clips = data.Clips(np.zeros(1000, np.int16), np.arange(100) * 10, np.arange(100) * 10 + 10, 16000)
-    rest, held = clips.split(0.05)
-    assert (len(rest), len(held)) == (95, 5)
-    assert sorted([*rest.starts, *held.starts]) == list(clips.starts)
+    for share, few in ((0.05, 8), (0.2, 20), (0.01, 8)):
+        rest, held = clips.split(share)
+        assert (len(rest), len(held)) == (100 - few, few)
+        assert sorted([*rest.starts, *held.starts]) == list(clips.starts)

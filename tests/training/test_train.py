@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from click.testing import CliRunner  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from spectokenizer.cli import main  # noqa: E402
+from spectokenizer.disk import lock  # noqa: E402
 from spectokenizer.errors import ConfigError, ModelError, TrainingError  # noqa: E402
 from spectokenizer.training.checkpoint import load_model  # noqa: E402
 from spectokenizer.training.config import TrainConfig  # noqa: E402
@@ -220,6 +222,8 @@ def test_collapse_is_an_error(tmp_path):
     _refuse_collapse({"codebook1/perplexity": 300.0}, config, stage, 5000)
     with pytest.raises(TrainingError, match="codebook 1 collapsed"):
         _refuse_collapse({"codebook0/perplexity": 300.0, "codebook1/perplexity": 3.0}, config, stage, 5000)
+    plain = dataclasses.replace(config, expire=False)  # who switches expiration off wants to see what becomes of it
+    _refuse_collapse({"codebook0/perplexity": 300.0, "codebook1/perplexity": 3.0}, plain, stage, 5000)
 
 
 def test_few_tokens_are_no_collapse(tmp_path):
@@ -263,10 +267,65 @@ def test_a_loss_that_is_no_number_rolls_back(setup, monkeypatch, capsys):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     config = TrainConfig.load(setup / "tiny.toml")
     train.run(config, setup / "audio", setup / "poisoned", threads=1, cache=setup / "cache")
-    assert torch.load(setup / "poisoned" / "state.pt", weights_only=True)["rollbacks"] == 1
+    assert torch.load(setup / "poisoned" / "state.pt", weights_only=True)["rollbacks"] == [3]
     calls.extend([1] * 30)
     with pytest.raises(TrainingError, match="no number"):
         train.run(config, setup / "audio", setup / "poisoned2", threads=1, cache=setup / "cache")
+
+
+def test_old_rollbacks_are_forgiven(tmp_path, monkeypatch):
+    """Three in a whole run of days are no reason to end it."""
+    from types import SimpleNamespace
+
+    from spectokenizer.training import train
+
+    monkeypatch.setattr(train.checkpoint, "load_state", lambda out: {})
+    (tmp_path / "x.toml").write_text(RECIPE)
+    config = TrainConfig.load(tmp_path / "x.toml")
+    state = SimpleNamespace(step=5000, rollbacks=[100, 2000, 3999], optimizers=[], load=lambda saved, config: None)
+    for times in (1, 2, 3):
+        train._roll_back(state, tmp_path, config, config.stages[1])
+        assert len(state.rollbacks) == 3 + times
+    with pytest.raises(TrainingError, match="after 3 returns"):
+        train._roll_back(state, tmp_path, config, config.stages[1])
+
+
+def test_one_training_at_a_time(setup, here):
+    """Two in one folder would overwrite each other's state."""
+    here("alone", RECIPE, max_steps=1)
+    with (setup / "alone" / "lock").open("a") as file:
+        lock(file, "")
+        with pytest.raises(ConfigError, match="another training"):
+            here("alone", RECIPE, max_steps=2)
+    here("alone", RECIPE, max_steps=2)
+
+
+def test_sources_are_looked_at_before_other_processes_start(setup, tmp_path, monkeypatch):
+    from spectokenizer.training import train
+
+    monkeypatch.setattr(train.Fabric, "launch", lambda self: pytest.fail("started"))
+    (tmp_path / "none").mkdir()
+    for folder in ("none", "broken"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        if folder == "broken":
+            (tmp_path / folder / "a.wav").write_bytes(b"RIFF")
+        with pytest.raises(ConfigError, match=folder):
+            train.run(TrainConfig.load(setup / "tiny.toml"), tmp_path / folder, tmp_path / "run", devices=2, cache=tmp_path / "cache")
+
+
+def test_what_surrounds_a_short_clip_is_no_sign_of_collapse(setup, tmp_path):
+    """A held-out clip of 0.4 s sits in 0.8 s of silence, whose frames have all the same code."""
+    from spectokenizer.model.spectokenizer import build
+    from spectokenizer.training import train
+    from spectokenizer.training.data import Clips
+
+    config = TrainConfig.load(setup / "tiny.toml")
+    noise = (np.random.default_rng(0).standard_normal(6400) * 1000).astype(np.int16)
+    measured = train.validate(build(config.codec), Clips(noise, np.array([0]), np.array([6400]), 16000), config, config.stages[1])
+    assert 19 <= measured["codebook0/tokens"] <= 21
+    _refuse_collapse(measured, config, config.stages[1], 5000)  # so few tell nothing
+    silent = train.validate(build(config.codec), Clips(noise * 0, np.array([0]), np.array([6400]), 16000), config, config.stages[1])
+    assert silent["codebook0/tokens"] == 0
 
 
 def test_a_gradient_that_is_no_number_is_not_taken(setup, monkeypatch):
@@ -284,7 +343,7 @@ def test_a_gradient_that_is_no_number_is_not_taken(setup, monkeypatch):
     monkeypatch.setattr(train, "weighted", poisoned)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     train.run(TrainConfig.load(setup / "tiny.toml"), setup / "audio", setup / "hooked", threads=1, cache=setup / "cache")
-    assert torch.load(setup / "hooked" / "state.pt", weights_only=True)["rollbacks"] == 1
+    assert torch.load(setup / "hooked" / "state.pt", weights_only=True)["rollbacks"] == [3]
     assert all(value.isfinite().all() for value in load_file(setup / "hooked" / "weights.safetensors").values())
     steps = [json.loads(x)["step"] for x in (setup / "hooked" / "metrics.jsonl").read_text().splitlines() if '"train"' in x]
     assert steps == list(range(1, 13))

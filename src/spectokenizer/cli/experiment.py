@@ -99,7 +99,8 @@ def _run(
     chosen = trials.EXPERIMENTS[name]
     gpus: list[str] = []
     if smoke:
-        chosen, work = chosen.smoke(), work / "smoke"
+        state = "".join(run.environment()[part][:4] for part in ("code", "measured_by"))  # other code runs again
+        chosen, work = chosen.smoke(), work / f"smoke-{state}"
         sources, workers = run.make_voices(work / "audio"), workers or 0
     else:
         chosen = chosen.with_steps(steps) if steps else chosen.with_audio(budget) if budget else chosen

@@ -226,14 +226,16 @@ def markdown(document: dict[str, Any], no_picture: str | None = None) -> str:
     columns, trials = _shown(document), document["trials"]
     papers = [c for c in (UTILISATION, *COLUMNS) if any(c.name in trial["paper"] for trial in trials)]
     header = ["trial", "kbit/s", *(f"{c.label} {ARROWS[c.better]}" for c in columns)]
-    header += [f"paper: {'SDR dB' if c.name == 'si_sdr' else c.label}" for c in papers] + ["parameters", "MMAC/s"]
+    tables = ["numbers in tables"] if document["experiment"] == "single-codebook" else []
+    header += [f"paper: {'SDR dB' if c.name == 'si_sdr' else c.label}" for c in papers] + ["parameters", *tables, "MMAC/s"]
     body = [
         [
             f"**{trial['label']}**" if trial["name"] == document["reference"] else trial["label"],
             f"{trial['bitrate'] / 1000:g}",
             *(_cell(document, trial, c) for c in columns),
             *(_paper_cell(document, trial, c) for c in papers),
-            f"{trial['parameters']:,}".replace(",", " "),
+            _thousands(trial["parameters"]),
+            *(_thousands(trial["table_numbers"]) for _ in tables),
             f"{trial['macs_per_second'] / 1e6:.1f}",
         ]
         for trial in trials
@@ -255,6 +257,10 @@ def markdown(document: dict[str, Any], no_picture: str | None = None) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def _thousands(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
+
+
 def budget(document: dict[str, Any]) -> str:
     b, settings, measured = document["budget"], document["settings"], document["measured"]
     stages = ", ".join(f"{steps} {name}" for name, steps in b["stages"].items())
@@ -269,7 +275,10 @@ def budget(document: dict[str, Any]) -> str:
         f"{b['audio_seconds'] / 3600:.2f} h of audio seen each; seeds {told}; trained on {settings['data']['files']} files"
     )
     if settings["init"]:
-        text += f", from the network {settings['init']}"
+        network = settings["init"]
+        text += (
+            f", all from the network of {network['name']} ({(network['audio_seconds'] or 0) / 3600:.0f} h of audio, {network['weights']})"
+        )
     if settings["recipe"].get("augment"):
         text += f", a share of {settings['recipe']['augment']['noise']:g} with noise"
     if measured:
@@ -309,14 +318,22 @@ def _usage(document: dict[str, Any]) -> str:
         per_entry = use["tokens"] / use["entries"]
         few = "" if per_entry > 4 else f": **too few**, an even use would show {100 * (1 - math.exp(-per_entry)):.0f} %"
         lines.append(f"- {trial['label']}: {use['tokens']} tokens of {use['on']}, {per_entry:.1f} per entry{few}")
-    return "Utilisation and perplexity, of training clips where the held-out ones have too few tokens:\n\n" + "\n".join(lines)
+    return (
+        "Utilisation and perplexity, of training clips where the held-out ones have too few tokens (no code is as frequent as another, so "
+        "more tokens show more codes):\n\n" + "\n".join(lines) + "\n\nParameters and MMAC/s are the network's; the search multiplies each "
+        "number of the tables once per code."
+    )
 
 
 def _gaps(document: dict[str, Any]) -> str:
     lines = [f"- {name}: absent, {reason}" for name, reason in document["absent"].items()]
     lines += [f"- **failed**: {failure['trial']}: {failure['reason']}" for failure in document["failed"]]
-    if len(codes := {environment.get("code") for environment in document["environments"]}) > 1:
-        lines.append(f"- **made by different code** ({len(codes)} states of the model and its training): differences may come from that")
+    for key, what in (
+        ("code", "made by different code** ({} states of the model and its training"),
+        ("measured_by", "measured by different code** ({} states"),
+    ):
+        if len(states := {environment.get(key) for environment in document["environments"]}) > 1:
+            lines.append(f"- **{what.format(len(states))}): differences may come from that")
     lines += [f"- not done: {name}" for name in document["missing"] if name not in {failure["trial"] for failure in document["failed"]}]
     for trial in document["trials"]:
         for seed in trial["seeds"]:

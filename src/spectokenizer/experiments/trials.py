@@ -78,6 +78,8 @@ class Experiment:
         Raises ConfigError when the budget has fewer steps than stages.
         """
         parts = [part for part in self.parts if with_autoencoder or part.settings["quantize"]]
+        if not with_autoencoder:  # codebooks begin afresh in every trial, also where those of the network's folder would fit
+            parts[0] = dataclasses.replace(parts[0], settings={**parts[0].settings, "new_codebooks": True})
         if self.budget.steps < len(parts):
             raise ConfigError(f"{self.budget.steps} steps for {len(parts)} stages; give at least {len(parts)}")
         whole, steps = sum(part.share for part in parts), list[int]()

@@ -115,6 +115,10 @@ def open_audio(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
             if isinstance(path, (str, Path)) and not Path(path).exists():
                 raise AudioError(f"{name}: no such file") from error
             raise AudioError(f"{name}: not audio that can be read ({getattr(error, 'error_string', error)})") from error
+        try:
+            check_rate(file.samplerate)
+        except AudioError as error:
+            raise AudioError(f"{name}: {error}") from error
         yield file
 
 

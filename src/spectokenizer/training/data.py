@@ -18,12 +18,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ..corpus.sources import SHARD, expand
-from ..disk import replace_text, replacing
+from ..corpus.sources import READABLE, SHARD, expand
+from ..disk import printable, replace_text, replacing
 from ..errors import AudioError, ConfigError
 from ..runtime import audio
 
-SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"}
 AHEAD = 8  # clips in memory while decoding
 
 T = TypeVar("T")
@@ -50,7 +49,7 @@ def find(source: str | Path) -> list[Path]:
     else:
         raise ConfigError(f"{source}: neither a folder, a file nor a pattern of files")
     if not paths:
-        raise ConfigError(f"{source}: no audio found; looked for {' '.join(sorted({*SUFFIXES, SHARD}))}")
+        raise ConfigError(f"{source}: no audio found; looked for {' '.join(sorted({*READABLE, SHARD}))}")
     return paths
 
 
@@ -63,7 +62,7 @@ def find_audio(source: str | Path) -> list[Path]:
 
 
 def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES or path.suffix.lower() == SHARD
+    return path.suffix.lower() in READABLE or path.suffix.lower() == SHARD
 
 
 def _entries(manifest: Path) -> list[str]:
@@ -134,11 +133,11 @@ class Clips:
         return float((self.ends - self.starts).sum()) / self.sample_rate
 
     def split(self, share: float) -> tuple[Clips, Clips]:
-        """(the rest, every n-th clip held out so that they are about `share` of all); one clip alone is both."""
+        """(the rest, every n-th clip held out so that they are about `share` of all, of few up to 8 or a tenth); one alone is both."""
         if len(self) < 2:
             return self, self
-        held = np.zeros(len(self), bool)
-        held[min(round(1 / share), len(self)) - 1 :: round(1 / share)] = True
+        held, every = np.zeros(len(self), bool), min(round(1 / share), max(10, len(self) // 8))
+        held[min(every, len(self)) - 1 :: every] = True
         pick = lambda mask: Clips(self.samples, self.starts[mask], self.ends[mask], self.sample_rate)  # noqa: E731
         return pick(~held), pick(held)
 
@@ -209,7 +208,7 @@ def _members(shard: Path) -> Iterator[Encoded]:
         with tarfile.open(shard, "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # which would grow with the shard
-                if member.isreg() and Path(member.name).suffix.lower() in SUFFIXES:
+                if member.isreg() and Path(member.name).suffix.lower() in READABLE:
                     if member.size > _size(shard):  # a sparse file may promise more than there is
                         raise tarfile.ReadError(f"{member.name} claims {member.size} bytes")
                     yield Encoded(f"{shard}, {member.name}", BytesIO(tar.extractfile(member).read()), member.size)
@@ -253,7 +252,8 @@ def _samples(clip: Encoded, sample_rate: int) -> np.ndarray | str:
             raise clip.source
         samples, _ = audio.read(clip.source, sample_rate)
     except AudioError as error:
-        return f"{clip.name}: {str(error).partition(': ')[2]}" if isinstance(clip.source, BytesIO) else str(error)
+        reason = str(error).removeprefix("standard input: ")  # a member of a tar file has no name of its own
+        return reason if reason.startswith(printable(clip.name)) else f"{clip.name}: {reason}"
     return np.round(np.clip(samples, -1, 1 - 2**-15) * 32768).astype(np.int16)
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ import rich.console
 import rich.progress
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
 from ..config import CodecConfig
-from ..disk import replace_text
+from ..disk import lock, replace_text
 from ..errors import ConfigError, TrainingError
 from ..model import kernels
 from ..model.discriminators import Discriminators
@@ -40,7 +41,8 @@ from .config import Stage, TrainConfig
 from .muon import Muon
 from .samples import Samples, rate_name
 
-MAX_ROLLBACKS = 3
+MAX_ROLLBACKS, FORGIVEN = 3, 1000  # so many returns to an earlier state within so many steps
+FEWEST_TOKENS = 500  # from fewer nobody can tell that a codebook has collapsed
 
 
 @dataclass
@@ -55,7 +57,7 @@ class State:
     discriminator_optimizer: Any = None
     step: int = 0
     seconds: float = 0.0  # of audio seen, over all processes
-    rollbacks: int = 0  # how often a loss that was no number sent the run back to its last saved state
+    rollbacks: list[int] = field(default_factory=list)  # steps at which a loss that was no number sent it back to its last saved state
     codebooks_ready: bool = False  # they fit the latents: initialised, and no unquantised step came after
 
     def save(self, run: Path, config: TrainConfig) -> None:
@@ -95,7 +97,8 @@ class State:
             for group in optimizer.param_groups:
                 group["weight_decay"] = config.weight_decay  # the file may have changed since
         self.balancer.load_state_dict(saved.get("balancer", self.balancer.state_dict()))
-        self.step, self.seconds, self.rollbacks = saved["step"], saved["seconds"], saved.get("rollbacks", 0)
+        self.step, self.seconds, rollbacks = saved["step"], saved["seconds"], saved.get("rollbacks", [])
+        self.rollbacks = [0] * rollbacks if isinstance(rollbacks, int) else rollbacks  # a number once
         self.codebooks_ready = saved.get("codebooks_ready", self.step > config.first_quantized_step)
         if not saved.get("discriminators"):
             self.discriminators = self.discriminator_optimizer = None
@@ -240,17 +243,21 @@ def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage
         out |= {f"{name}/{key}": float(value) for key, value in values.items()}
         out[f"{name}/si_sdr"] = float(losses.si_sdr(x[:, : y.shape[1]], y).mean())
         if codes is not None and k == c.num_codebooks:
-            for i, use in enumerate(usage(codes.cpu(), c.codebook_size)):
+            heard = (x.unflatten(1, (-1, c.frame_size)) != 0).any(-1).T.flatten()  # short clips sit in silence, which says nothing
+            for i, use in enumerate(usage(codes[heard].cpu(), c.codebook_size)):
                 out |= {f"codebook{i}/{key}": value for key, value in use.items()}
     return out
 
 
 def _refuse_collapse(measured: dict[str, float], config: TrainConfig, stage: Stage, stage_step: int) -> None:
-    """A codebook that says next to nothing after a thousand steps will not recover by itself."""
+    """A codebook that says next to nothing after a thousand steps will not recover by itself. Where nothing expires, that was asked for."""
+    if not config.expire:
+        return
     for i in range(config.codec.num_codebooks):
         perplexity, size = measured.get(f"codebook{i}/perplexity"), config.codec.codebook_size
-        possible = min(size, measured.get(f"codebook{i}/tokens", size))  # with fewer tokens than entries
-        if perplexity is not None and stage_step > 1000 and perplexity < 0.02 * possible:
+        tokens = measured.get(f"codebook{i}/tokens", size)
+        possible = min(size, tokens)  # with fewer tokens than entries
+        if perplexity is not None and stage_step > 1000 and tokens >= FEWEST_TOKENS and perplexity < 0.02 * possible:
             raise TrainingError(
                 f"codebook {i} collapsed in stage '{stage.name}': perplexity {perplexity:.1f} of {possible:.0f}; "
                 "lower the learning rate or raise the commitment weight, and start this stage again"
@@ -278,17 +285,44 @@ def run(
 
     The folder gets `weights.safetensors` and `config.json` (averaged weights), `state.pt` (to go on), `metrics.jsonl`
     and TensorBoard events. Stops cleanly at Ctrl-C, SIGTERM or `max_steps`.
-    Raises ConfigError for a folder that holds a run of another codec, TrainingError when the loss is no number.
+    Raises ConfigError for sources without audio, for a folder that holds a run of another codec or is written by another process,
+    TrainingError when the loss is no number.
     """
     if noise and not config.augment.noise:
         raise ConfigError("noise is given, but its probability is 0; set noise in [augment] of the training file")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    # What is wrong is said once, by the first process, before it starts the others; on every machine the first one decodes.
+    first_here = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+    first = first_here and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    with (out / "lock").open("a") as file:
+        if first:
+            lock(file, f"{out}: another training is writing there; stop it, or give another folder")
+        for audio in filter(None, (source, validation, noise) if first_here else ()):
+            data.Clips.open(audio, config.codec.sample_rate, cache)
+        _train(config, source, out, validation, devices, threads, cache, max_steps, noise, init)
+
+
+def _train(
+    config: TrainConfig,
+    source: str | Path,
+    out: Path,
+    validation: str | Path | None,
+    devices: int,
+    threads: int | None,
+    cache: Path | None,
+    max_steps: int | None,
+    noise: str | Path | None,
+    init: str | Path | None,
+) -> None:
     nodes = 1
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun started this process, and the others
         devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
     strategy = "auto" if devices * nodes == 1 else "ddp_find_unused_parameters_true"
-    fabric = Fabric(devices=devices, num_nodes=nodes, strategy=strategy)
+    try:
+        fabric = Fabric(devices=devices, num_nodes=nodes, strategy=strategy)
+    except MisconfigurationException as error:
+        raise ConfigError(f"{devices} devices: {error}") from error
     fabric.launch()
     torch.set_flush_denormal(True)  # a GRU on silence otherwise runs at half speed
     if fabric.device.type == "cpu":
@@ -299,13 +333,12 @@ def run(
     rank, main = fabric.global_rank, fabric.global_rank == 0
     console = rich.console.Console(quiet=not main)
 
-    with fabric.rank_zero_first():
-        clips = data.Clips.open(source, config.codec.sample_rate, cache)
-        if validation:
-            held = data.Clips.open(validation, config.codec.sample_rate, cache)
-        else:
-            clips, held = clips.split(config.validation_share)
-        noises = data.Clips.open(noise, config.codec.sample_rate, cache) if noise else None
+    clips = data.Clips.open(source, config.codec.sample_rate, cache)
+    if validation:
+        held = data.Clips.open(validation, config.codec.sample_rate, cache)
+    else:
+        clips, held = clips.split(config.validation_share)
+    noises = data.Clips.open(noise, config.codec.sample_rate, cache) if noise else None
     console.print(f"{clips.seconds / 3600:.2f} h of training audio in {len(clips)} clips, {held.seconds / 60:.1f} min held out")
 
     augmentation = augment.Augmentation(config.augment, config.codec.sample_rate, noises)
@@ -369,7 +402,7 @@ def run(
         stopping = False
         while state.step < total and not stopping:
             stage, stage_step = config.stage_at(state.step)
-            rng = np.random.default_rng([config.seed, rank, state.step, state.rollbacks])
+            rng = np.random.default_rng([config.seed, rank, state.step, len(state.rollbacks)])
             torch.manual_seed(config.seed + state.step)  # a resumed run draws what an uninterrupted one would have drawn
             if stage.freeze_encoder and stage_step == 0:  # what is frozen are the averaged weights, those that are exported
                 _plain(state.model).load_state_dict(state.averaged.module.state_dict())
@@ -463,16 +496,18 @@ def _agree(fabric: Fabric, loss: Tensor, asked: bool) -> tuple[bool, bool]:
 
 def _roll_back(state: State, out: Path, config: TrainConfig, stage: Stage) -> None:
     """Back to the last saved state, to go on with other batches; not for ever."""
-    saved, tried = checkpoint.load_state(out), state.rollbacks
-    if saved is None or tried >= MAX_ROLLBACKS:
+    saved, before = checkpoint.load_state(out), state.rollbacks
+    recent = sum(step > state.step - FORGIVEN for step in before)
+    if saved is None or recent >= MAX_ROLLBACKS:
         raise TrainingError(
-            f"the loss is no number at step {state.step}, after {tried} returns to an earlier state; "
+            f"the loss is no number at step {state.step}, after {recent} returns to an earlier state; "
             f"lower the learning rate of stage '{stage.name}'"
         )
+    failed_at = state.step
     state.load(saved, config)
     for optimizer in state.optimizers:
         optimizer.zero_grad()
-    state.rollbacks = tried + 1
+    state.rollbacks = [*before, failed_at]
 
 
 def _forget_after(metrics: Path, step: int) -> None:
