@@ -346,10 +346,15 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(a.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(a.seed)
-    if a.data or a.tokens:
-        learn(a)
-    if a.prompt:
-        go_on(a)
+    if not (a.data or a.tokens or a.prompt):
+        parser.error("give --data or --tokens to train on, or --continue to go on from a recording")
+    try:
+        if a.data or a.tokens:
+            learn(a)
+        if a.prompt:
+            go_on(a)
+    except (spectokenizer.SpecTokenizerError, OSError, soundfile.LibsndfileError) as error:
+        raise SystemExit(str(error)) from error
 
 
 def learn(a: argparse.Namespace) -> None:
@@ -383,7 +388,8 @@ def learn(a: argparse.Namespace) -> None:
     if len(stream) <= a.context:
         raise SystemExit(f"{len(stream)} tokens to train on; a context of {a.context} needs more")
     rate = a.codebooks * info.frame_rate
-    print(f"{len(known)} clips, {len(stream) / rate / 3600:.2f} h to train on, {len(held) / rate / 60:.1f} min held out", end="")
+    hours, held_hours = (int((part >= vocabulary.first_code).sum()) / rate / 3600 for part in (stream, held))  # without bos and eos
+    print(f"{len(known)} clips, {hours:.2f} h to train on, {60 * held_hours:.1f} min held out", end="")
     print(f", of {speakers} speakers that are not trained on" if speakers else "" if a.held_out else ", of the same speakers")
     settings = {"radix": radix, **{name: getattr(a, name) for name in ("context", "width", "layers", "heads", "dropout")}}
     model = LanguageModel(vocabulary, **settings)
@@ -408,12 +414,14 @@ def learn(a: argparse.Namespace) -> None:
     save_file(model.state_dict(), a.out / "weights.safetensors")
     about = {"codec": a.model, "model_hash": info.model_hash, "vocabulary": json.loads(vocabulary.to_json()), "settings": settings}
     (a.out / "language_model.json").write_text(json.dumps(about, indent=1))
-    results |= {"digits": digits, "hours": len(stream) / rate / 3600, "tokens_seen": history[-1][0], "held_out_speakers": speakers}
+    results |= {"digits": digits, "hours": hours, "tokens_seen": history[-1][0], "held_out_speakers": speakers}
     (a.out / "results.json").write_text(json.dumps({**results, "history": history}, indent=1))
     draw(history, results, a.out / "bits.png")
 
 
 def go_on(a: argparse.Namespace) -> None:
+    if not (a.out / "language_model.json").exists():
+        raise SystemExit(f"{a.out}: no language model there; train one with --data or --tokens, or name its folder with --out")
     about = json.loads((a.out / "language_model.json").read_text())
     vocabulary, settings = Vocabulary.from_json(json.dumps(about["vocabulary"])), about["settings"]
     model = LanguageModel(vocabulary, tuple(settings.pop("radix")), **settings).eval()

@@ -16,6 +16,8 @@ import soundfile
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
 
+from safetensors.torch import load_file  # noqa: E402
+
 from .test_train import RECIPE  # noqa: E402
 
 WORKER = """
@@ -79,16 +81,24 @@ def test_codebooks_agree_on_all_ranks(tmp_path: Path) -> None:
 
 
 def test_torchrun(tmp_path: Path) -> None:
-    """One node here; what torchrun tells a process is the same for many."""
+    """One node here; what torchrun tells a process is the same for many. Through all kinds of stages, the gradients balanced."""
     (tmp_path / "audio").mkdir()
     soundfile.write(tmp_path / "audio" / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
     soundfile.write(tmp_path / "audio" / "b.wav", 0.1 * np.random.default_rng(1).standard_normal(16000), 16000)
-    (tmp_path / "tiny.toml").write_text(RECIPE)
+    adversarial = "[[stage]]" + RECIPE.split("[[stage]]")[2].replace('"quantized"', '"adversarial"').replace(
+        "waveform", "adversarial = 1.0, feature = 2.0, waveform"
+    )
+    recipe = (
+        "balance = true\ndiscriminator_width = 0.05\n"
+        + RECIPE.replace("steps = 8", "steps = 2")
+        + adversarial.replace("steps = 8", "steps = 2")
+    )
+    (tmp_path / "tiny.toml").write_text(recipe)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = ["torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port)]
-    options = ["--config", "tiny.toml", "--data", "audio", "--out", "run", "--cache", "cache", "--threads", "1", "--max-steps", "6"]
+    options = ["--config", "tiny.toml", "--data", "audio", "--out", "run", "--cache", "cache", "--threads", "1"]
     done = subprocess.run(
         [sys.executable, "-m", *launch, "-m", "spectokenizer", "train", *options],
         cwd=tmp_path,
@@ -101,4 +111,5 @@ def test_torchrun(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["audio_seconds"] == pytest.approx(2 * 2 * 0.4)  # two processes, two clips each
-    assert lines[-1]["step"] == 6
+    assert lines[-1]["step"] == 8 and {"adversarial", "feature", "discriminator"} <= {key for line in lines for key in line}
+    assert all(value.isfinite().all() for value in load_file(tmp_path / "run" / "weights.safetensors").values())
