@@ -39,6 +39,14 @@ def test_as_codec_bpe_has_it(array: np.ndarray, data: st.DataObject) -> None:
 def test_the_mapping_itself() -> None:
     """Codec-bpe's, written out: from 0x4E00 on, a range of its own for each codebook, frame by frame."""
     assert codes_to_chars([[0, 1], [2, 3]], 1024) == "\u4e00\u5202\u4e01\u5203"
+    theirs = {  # what codec-bpe 1.4.1 makes of the codes below, for where it is not installed
+        1: "\u4e00\u51e5\u51ca",
+        3: "\u4e00\u5373\u58e6\u51e5\u5358\u58cb\u51ca\u533d\u58b0",
+        12: "\u4e00\u5373\u58e6\u5a59\u5fcc\u653f\u66b2\u6c25\u7198\u730b\u787e\u7df1\u51e5\u5358\u58cb\u5a3e\u5fb1\u6524\u6697"
+        "\u6c0a\u717d\u72f0\u7863\u7dd6\u51ca\u533d\u58b0\u5a23\u5f96\u6509\u667c\u6bef\u7162\u72d5\u7848\u7dbb",
+    }
+    for codebooks, text in theirs.items():
+        assert codes_to_chars((371 * np.arange(codebooks)[:, None] + 997 * np.arange(3)) % 1024, 1024) == text
 
 
 def test_other_text_is_dropped() -> None:

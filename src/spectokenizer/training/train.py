@@ -260,7 +260,7 @@ def _refuse_collapse(measured: dict[str, float], config: TrainConfig, stage: Sta
         if perplexity is not None and stage_step > 1000 and tokens >= FEWEST_TOKENS and perplexity < 0.02 * possible:
             raise TrainingError(
                 f"codebook {i} collapsed in stage '{stage.name}': perplexity {perplexity:.1f} of {possible:.0f}; "
-                "lower the learning rate or raise the commitment weight, and start this stage again"
+                "lower the learning rate or raise the commitment weight, and start again in another folder"
             )
 
 
