@@ -86,6 +86,25 @@ def test_rows_and_report(data, tmp_path):
     assert "Not measured" not in text
 
 
+def test_outputs_are_as_loud_as_their_originals(data, tmp_path):
+    """The gain is told; what hears levels does not hear it."""
+
+    @dataclasses.dataclass
+    class Quiet(MuLaw):
+        name: str = "quiet"
+        gain: float = 0.25
+
+        def process(self, audio, sample_rate):
+            out, *rest = super().process(audio, sample_rate)
+            return np.float32(self.gain) * out, *rest
+
+    loud, quiet, silent = (run([Quiet(gain=gain)], data, tmp_path / str(gain)).rows for gain in (1.0, 0.25, 0.0))
+    for a, b in zip(loud, quiet, strict=True):
+        assert b["gain_db"] - a["gain_db"] == pytest.approx(-12.04, abs=0.01)
+        assert a["mel_l1"] == pytest.approx(b["mel_l1"], abs=1e-5) and a["si_sdr"] == pytest.approx(b["si_sdr"], abs=1e-3)
+    assert all(np.isnan(row["gain_db"]) for row in silent)
+
+
 def test_curves_are_drawn(data, tmp_path):
     pytest.importorskip("matplotlib")
     run([ev.Original(), MuLaw(8), MuLaw(4)], data, tmp_path)

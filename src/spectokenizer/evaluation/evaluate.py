@@ -11,7 +11,7 @@ model hash: rows of another one are refused), `codebook_size`. Rows of a clip wh
 
 Time: every output is cross-correlated with its original within ±40 ms; lag and correlation are recorded. Systems that
 do not promise alignment are shifted by the lag when the correlation peak is distinct enough to be believed.
-Level: the gain is recorded and nothing is rescaled (see `metrics`).
+Level: every output is brought to the energy of its original; by how much it was off is recorded.
 """
 
 from __future__ import annotations
@@ -216,6 +216,8 @@ def measure(clip: Clip, system: System, names: Sequence[str], codes_folder: Path
     if shifted:
         degraded = shift(degraded, lag)
     energy_in, energy_out = (float(np.sum(np.square(x, dtype=np.float64))) for x in (reference, degraded))
+    if energy_in and energy_out:
+        degraded = degraded * np.float32(math.sqrt(energy_in / energy_out))
     row: Row = {
         "system": system.name,
         "bitrate": system.bitrate,

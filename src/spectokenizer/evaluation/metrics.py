@@ -2,10 +2,10 @@
 
 A metric is a loader, run once per process: it imports the library and returns the function that scores a clip,
 `score(reference, degraded, sample_rate, transcript) -> {column: value}`. To add one, decorate a loader with `@metric`.
-References are float32 [N] at 16 kHz, the degraded signal as long and in time with them (`evaluate` sees to that).
+References are float32 [N] at 16 kHz, the degraded signal as long, in time with them and as loud (`evaluate` sees to that).
 
-Level: nothing is rescaled here. PESQ and ViSQOL normalise both signals, SI-SDR and DistillMOS ignore the scale, speaker
-similarity raises quiet clips; DNSMOS and the mel distance do hear it, so a codec that changes the level pays for it there.
+Most would not mind the level: PESQ and ViSQOL normalise both signals, SI-SDR and DistillMOS ignore the scale, speaker similarity raises
+quiet clips; DNSMOS, PLCMOS and the mel distance hear it.
 """
 
 from __future__ import annotations

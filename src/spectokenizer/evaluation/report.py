@@ -321,7 +321,7 @@ def definitions(run: dict[str, Any]) -> str:
     ]
     if "wer" in run["metrics"]:
         lines.append(f"- {run['transcripts']} of the {len(run['clips'])} clips of the last run had a transcript.")
-    lines.append("- Nothing is rescaled: a change of level counts in DNSMOS and the mel distance, and hardly elsewhere.")
+    lines.append("- Outputs are brought to the energy of their originals before they are scored; the gain above is what they had before.")
     return "## How it was measured\n\n" + "\n".join(lines)
 
 
