@@ -148,7 +148,7 @@ def write(
         "# Results",
         f"Written by `spectok compare`; change nothing here by hand.\n\n{_overview(rows, summary)}",
         _table(systems, speeds, summary, columns),
-        *_pictures(page.parent / "img", summary, columns),
+        *_pictures(page, summary, columns),
         report.alignment(rows, run),
         "## Peers that did not run\n\n" + "\n".join(lines) if lines else "",
         report.unmeasured(rows, run, [failure._asdict() for failure in outcome.failures]),
@@ -206,12 +206,13 @@ def _figure(value: float | None, form: str, unit: str = "") -> str:
     return "–" if value is None else f"{value:{form}}{unit}"
 
 
-def _pictures(folder: Path, summary: dict[report.Key, Any], columns: list[Column]) -> list[str]:
+def _pictures(page: Path, summary: dict[report.Key, Any], columns: list[Column]) -> list[str]:
     """One picture per group of metrics, and the Markdown that shows them; those of an earlier run that are not drawn now go."""
+    folder = page.parent / "img"
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for group, title in report.GROUPS.items():
-        path = folder / f"results-{group}.png"
+        path = folder / f"{page.stem}-{group}.png"
         chosen = [column for column in columns if column.group == group]
         trouble = report.draw_curves(path, summary, chosen) if chosen else "not measured"
         if trouble is None:
