@@ -193,7 +193,7 @@ def test_broken_recipes_are_named(tmp_path, old, new, message):
 def test_the_recipes_that_come_along():
     folder = Path(__file__).parents[2] / "configs"
     recipes = {path.stem: TrainConfig.load(path) for path in folder.glob("*.toml")}
-    assert {"mini", "micro", "mini-single", "mini-single-25hz", "mini-adversarial"} == set(recipes)
+    assert {"mini", "micro", "mini-single", "mini-single-25hz", "mini-adversarial", "quick"} == set(recipes)
     assert [name for name, recipe in recipes.items() if any(stage.adversarial for stage in recipe.stages)] == ["mini-adversarial"]
 
 
