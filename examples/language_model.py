@@ -8,7 +8,7 @@ Needs: pip install "spectokenizer[train]" (matplotlib, if there, draws the curve
 
 The tokens of 5 % of the speech, of speakers that are not trained on where files tell them apart, are predicted one after another by
 a decoder-only transformer. Its bits per token are what entropy coding with this model would leave of them. A token enters, and is
-predicted, digit by digit: mini-single's code of 32 768 = 256 · 128 is two softmaxes, the second knowing the digit before it, whose bits
+predicted, digit by digit: mini-single's code of 32 768 = 1024 · 32 is two softmaxes, the second knowing the digit before it, whose bits
 add up to exactly the token's. A softmax over 32 768 would weigh more than the rest of the model, and see most of its symbols a few times.
 """
 
@@ -45,9 +45,10 @@ def radices(codec: Codec) -> tuple[int, ...]:
     c = codec.network.config
     if c.quantizer == "fsq":
         return (2 ** (c.bits_per_code // c.codebook_dim),) * c.codebook_dim
+    if c.quantizer == "pair":
+        return c.pair_sizes
     high = c.bits_per_code // 2
-    whole = c.codebook_size <= LARGEST_SOFTMAX and c.quantizer != "pair"
-    return (c.codebook_size,) if whole else (2 ** (c.bits_per_code - high), 2**high)
+    return (c.codebook_size,) if c.codebook_size <= LARGEST_SOFTMAX else (2 ** (c.bits_per_code - high), 2**high)
 
 
 class Block(nn.Module):

@@ -169,9 +169,14 @@ class CodecConfig:
         """Numbers in the codebooks, which `parameters` leaves out, as the paper does; FSQ has none."""
         if self.quantizer == "fsq":
             return 0
-        half = self.bits_per_code // 2
-        pair = (1 << self.bits_per_code - half) + (1 << half)
-        return (pair if self.quantizer == "pair" else self.num_codebooks * self.codebook_size) * self.codebook_dim
+        entries = sum(self.pair_sizes) if self.quantizer == "pair" else self.num_codebooks * self.codebook_size
+        return entries * self.codebook_dim
+
+    @property
+    def pair_sizes(self) -> tuple[int, int]:
+        """Entries of a pair's two tables: the coarse one has two thirds of the bits (measured: docs/training.md, "Two tables")."""
+        fine = max(1, self.bits_per_code // 3)
+        return 1 << self.bits_per_code - fine, 1 << fine
 
     # -- cost ----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
+from spectokenizer.config import CodecConfig  # noqa: E402
 from spectokenizer.model import quantizer as module  # noqa: E402
 from spectokenizer.model.quantizer import FSQ, PairVQ, ResidualVQ, SingleVQ, kmeans  # noqa: E402
 
@@ -299,12 +300,14 @@ def test_an_expiration_that_the_next_average_undoes(kind: type[SingleVQ]) -> Non
 # -- two small tables --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "sizes"), [(32768, (256, 128)), (1024, (32, 32)), (4, (2, 2))])
+@pytest.mark.parametrize(("size", "sizes"), [(32768, (1024, 32)), (1024, (128, 8)), (4, (2, 2))])
 def test_a_pair_is_two_residual_stages_in_one_code(size: int, sizes: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    pair = PairVQ(DIM, size, INNER)
+    config = CodecConfig(num_codebooks=1, codebook_size=size, quantizer="pair")
+    assert config.pair_sizes == sizes
+    pair = PairVQ(DIM, sizes, INNER)
     pair.initialize(latents(), torch.Generator().manual_seed(1))
-    assert pair.sizes == sizes
+    assert pair.codebook_size == size
     z, some = latents(3000, seed=2), torch.arange(3000) % 3
     quantized = pair(z, some)
     off = some == 0

@@ -45,12 +45,13 @@ for step in range(5):
     single(torch.randn(40, 12) * (1 + rank), update=True)
 fsq = FSQ(dim=12, codebook_size=64, codebook_dim=3)
 fsq.initialize(torch.randn(200, 12))
-pair = PairVQ(dim=12, codebook_size=64, codebook_dim=4)
+pair = PairVQ(dim=12, sizes=(16, 4), codebook_dim=4)
 pair.initialize(torch.randn(200, 12), torch.Generator().manual_seed(rank))
 for step in range(5):
     pair(torch.randn(40, 12) * (1 + rank), update=True)
 others = {"single": {**single.state_dict(), **single.memory()}, "fsq": fsq.state_dict(), "pair": pair.state_dict()}
 torch.save({"started": started, **quantizer.state_dict(), "replaced": replaced, **others}, f"{out}/{rank}.pt")
+dist.destroy_process_group()  # or gloo's threads may abort the interpreter at its end
 """
 
 

@@ -264,16 +264,15 @@ class SingleVQ(ResidualVQ):
 class PairVQ(Quantizer):
     """One codebook whose entries are the sums of an entry of each of two small ones, the second looking at what the first left over.
 
-    32768 entries of 32 numbers are two tables of 256 and 128: 12 288 numbers where a table of them all would have a million. Of the
-    power of `mini`'s latents it leaves 0.39, FSQ's fifteen bits 0.53 to 0.56 (docs/training.md).
-    The code is first + 256 · second: its lowest digit is the coarse one.
+    32768 entries of 32 numbers are two tables of 1024 and 32: 33 792 numbers where a table of them all would have a million. Of the
+    power of `mini`'s latents such sums leave 0.39, FSQ's fifteen bits 0.53 to 0.56; the larger the first, the less they leave and the
+    more of them are in use (docs/training.md). The code is first + 1024 · second: its lowest digit is the coarse one.
     """
 
-    def __init__(self, dim: int, codebook_size: int, codebook_dim: int):
+    def __init__(self, dim: int, sizes: tuple[int, int], codebook_dim: int):
         super().__init__()
-        self.num_codebooks, self.codebook_size, self.codebook_dim = 1, codebook_size, codebook_dim
-        bits = codebook_size.bit_length() - 1
-        self.sizes = 2 ** (bits - bits // 2), 2 ** (bits // 2)
+        self.num_codebooks, self.codebook_size, self.codebook_dim = 1, sizes[0] * sizes[1], codebook_dim
+        self.sizes = sizes
         self.first = ResidualVQ(dim, 1, self.sizes[0], codebook_dim)
         self.second = ResidualVQ(dim, 1, self.sizes[1], codebook_dim)
 
@@ -364,7 +363,7 @@ def quantizer(config: CodecConfig) -> Quantizer:
         case "vq":
             return SingleVQ(config.latent_dim, *sizes)
         case "pair":
-            return PairVQ(config.latent_dim, *sizes)
+            return PairVQ(config.latent_dim, config.pair_sizes, config.codebook_dim)
         case "fsq":
             return FSQ(config.latent_dim, *sizes)
     return ResidualVQ(config.latent_dim, config.num_codebooks, *sizes)
