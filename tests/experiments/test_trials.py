@@ -102,7 +102,7 @@ def test_what_a_switch_costs_by_hand():
 
 def test_budgets():
     assert ABLATION.with_steps(100).recipe(ABLATION.trials[0], 3)["seed"] == 3
-    assert [stage["steps"] for stage in ABLATION.with_steps(100).recipe(ABLATION.trials[0], 0)["stage"]] == [15, 70, 15]
+    assert [stage["steps"] for stage in ABLATION.with_steps(100).recipe(ABLATION.trials[0], 0)["stage"]] == [35, 55, 10]
     assert [stage["steps"] for stage in ABLATION.with_steps(3).recipe(ABLATION.trials[0], 0)["stage"]] == [1, 1, 1]
     assert MINIATURISE.with_audio(8000).budget.steps == 1000
     begun = SINGLE_CODEBOOK.with_steps(100).recipe(SINGLE_CODEBOOK.trials[0], 0, with_autoencoder=False)["stage"]

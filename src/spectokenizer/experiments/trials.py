@@ -135,6 +135,7 @@ class Experiment:
 # Discriminators of full width are too much for a CPU, and with the spectrum as it is they learn nothing in so short a time.
 COMMON = {"tensorboard_audio": 0, "discriminator_width": 0.25, "discriminator_compression": 0.3}
 
+# Most of what phases are worth is learnt here: 47 MMAC/s with 300 steps of it and 1 700 quantised ones had an SI-SDR of −34 dB.
 AUTOENCODER = {
     "quantize": False,
     "lr": 2e-3,
@@ -179,7 +180,7 @@ MINIATURISE = Experiment(
     trials=tuple(rung(wanted, channels) for wanted, channels in LADDER.items()),
     reference="mmac234",
     codebooks=8,
-    parts=(Part("autoencoder", 0.15, AUTOENCODER), Part("quantized", 0.85, QUANTIZED)),
+    parts=(Part("autoencoder", 0.35, AUTOENCODER), Part("quantized", 0.65, QUANTIZED)),
     budget=Budget(14000),
 )
 
@@ -199,7 +200,7 @@ ABLATION = Experiment(
     ),
     reference="full",
     codebooks=12,
-    parts=(Part("autoencoder", 0.15, AUTOENCODER), Part("quantized", 0.7, QUANTIZED), Part("adversarial", 0.15, ADVERSARIAL)),
+    parts=(Part("autoencoder", 0.35, AUTOENCODER), Part("quantized", 0.55, QUANTIZED), Part("adversarial", 0.1, ADVERSARIAL)),
     budget=Budget(4000),
     paper="Wan et al., INTERSPEECH 2025: base at 6 kbit/s on Codec-SUPERB, its SDR not scale-invariant: to compare signs, not sizes",
 )
@@ -221,7 +222,7 @@ SINGLE_CODEBOOK = Experiment(
     ),
     reference="vq",
     codebooks=1,
-    parts=(Part("autoencoder", 0.15, AUTOENCODER), Part("quantized", 0.85, QUANTIZED)),
+    parts=(Part("autoencoder", 0.35, AUTOENCODER), Part("quantized", 0.65, QUANTIZED)),
     budget=Budget(10000),
     paper="Wan et al., INTERSPEECH 2025: base, 32k entries, LibriTTS test",
 )
