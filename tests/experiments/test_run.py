@@ -96,7 +96,7 @@ def test_other_settings_are_refused_with_the_remedy(tmp_path, sources, command):
     todo = jobs(MINIATURISE, sources, (0,), False, tmp_path)
     run(todo, sources, 2, show=False, command=command)
     other = jobs(MINIATURISE.with_steps(50), sources, (0,), False, tmp_path)
-    with pytest.raises(ConfigError, match=r"recipe\.stage\.0\.steps 2100 there, 8 here.*give another --work, or delete"):
+    with pytest.raises(ConfigError, match=r"recipe\.stage\.0\.steps 4900 there, 18 here.*give another --work, or delete"):
         run(other, sources, 2, show=False, command=command)
     soundfile.write(tmp_path / "held" / "b.wav", np.zeros(1000), 16000)
     with pytest.raises(ConfigError, match=r"validation\.digest"):
