@@ -173,7 +173,7 @@ def test_pipes(codec: Codec, speech: np.ndarray, model: list[str], options: list
 def test_nothing_on_standard_input(python: Python, options: list[str], model: list[str], command: str, message: str) -> None:
     done = python("-m", "spectokenizer", command, "-", "-", *(options if command == "encode" else model), input=b"")
     assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr.decode().startswith(f"Error: {message}")
+    assert done.stderr.decode().startswith(f"Error: standard input: {message}")
 
 
 def test_a_reader_that_goes_away(python: Python, model: list[str], options: list[str], subprocess_environment: dict[str, str]) -> None:
@@ -257,10 +257,10 @@ def test_stream_that_breaks_off(codec: Codec, speech: np.ndarray, model: list[st
     data = unfinished(codec.encode(speech, RATE, codec.info.bitrates[-1]).array, codec)
     cut = python("-m", "spectokenizer", "stream", "-d", *model, input=data[:-3])
     assert cut.returncode == 1
-    assert cut.stderr.startswith(b"Error: the data end at byte") and cut.stderr.count(b"\n") == 1
+    assert cut.stderr.startswith(b"Error: standard input: the data end at byte") and cut.stderr.count(b"\n") == 1
     assert len(cut.stdout) >= 2 * (len(speech) - 2 * 320)
     wrong = python("-m", "spectokenizer", "stream", "-d", *model, input=b"RIFF" + bytes(100))
-    assert (wrong.returncode, wrong.stdout) == (1, b"") and wrong.stderr.startswith(b"Error: not a .stk stream")
+    assert (wrong.returncode, wrong.stdout) == (1, b"") and wrong.stderr.startswith(b"Error: standard input: not a .stk stream")
 
 
 # -- mistakes ------------------------------------------------------------------------------------------------------------------
@@ -271,9 +271,12 @@ def test_wrong_inputs(model: list[str], options: list[str]) -> None:
     Path("folder.stk").mkdir()
     Path("text.wav").write_text("This is no audio.\n" * 50)
     Path("empty.wav").touch()
-    for name, message in [("no.wav", "no such file"), ("folder", "not audio"), ("text.wav", "not audio"), ("empty.wav", "not audio")]:
+    for name, message in [("no.wav", "no such file"), ("folder", "a folder"), ("text.wav", "not audio"), ("empty.wav", "not audio")]:
         assert error("encode", name, "out.stk", *options).startswith(f"{name}: {message}")
         assert error("roundtrip", name, "out.wav", *options).startswith(f"{name}: {message}")
+        Path("old.stk").write_bytes(b"old")
+        assert error("stream", "-i", name, "-o", "old.stk", "--force", *options).startswith(f"{name}: {message}")
+        assert Path("old.stk").read_bytes() == b"old"
     for name, message in [("no.stk", "No such file"), ("folder", "Is a directory"), ("text.wav", "not a .stk"), ("empty.wav", "byte 0")]:
         assert message in error("decode", name, "out.wav", *model)
     assert "(WAV)" in error("decode", "a.wav", "out.wav", *model)
@@ -396,7 +399,8 @@ def test_300_damaged_files(codec: Codec, model: list[str], options: list[str], m
         bad = mutated(good, rng)
         Path("bad.stk").write_bytes(bad)
         assert error("decode", "bad.stk", "out.wav", "--force", *model), bad.hex()
-        assert error("info", "bad.stk"), bad.hex()
+        told = run("info", "bad.stk")  # what is intact, before
+        assert (told.exit_code, told.output.count("Error: bad.stk: ")) == (1, 1), bad.hex()
         if index % 5 == 0:
             result = run("decode", "bad.stk", "salvaged.wav", "--force", "--salvage", *model)
             assert result.exit_code in (0, 1), bad.hex()

@@ -30,7 +30,7 @@ def run(name: str, *arguments: str) -> str:
     command: click.Command = getattr(commands, name)
     result = CliRunner().invoke(command, list(arguments))
     if isinstance(result.exception, SpecTokenizerError):
-        return f"Error: {result.exception}"
+        return f"{result.output}Error: {result.exception}"
     assert result.exit_code == 0 or (result.exit_code == 2 and "Error: " in result.output), result.output
     return result.output
 
@@ -81,9 +81,15 @@ def test_append_repair_info(codec: Codec, speech: np.ndarray) -> None:
 
     data = Path("a.stk").read_bytes()
     Path("a.stk").write_bytes(data[:-20])
-    assert "the data end at byte" in run("decode", "a.stk", "c.wav")
+    wanted = "a.stk: the data end at byte"
+    assert wanted in run("decode", "a.stk", "c.wav") and "'spectok repair' gives it an end" in run("decode", "a.stk", "c.wav")
+    assert wanted in run("info", "a.stk") and "recording 2:" in run("info", "a.stk")
     assert "mended: " in run("repair", "a.stk")
     assert "nothing to do" in run("repair", "a.stk")
+    whole = Path("a.stk").read_bytes()
+    Path("a.stk").write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    assert "'spectok decode --salvage' keeps what is intact" in run("repair", "a.stk")
+    Path("a.stk").write_bytes(whole)
     run("decode", "a.stk", "c.wav")
     assert len(speech) < soundfile.info("c.wav").frames < 2 * len(speech)
     Path("a.stk").write_bytes(data[:-20])

@@ -157,13 +157,13 @@ def test_samples_that_are_not_numbers_in_a_file(tmp_path: Path) -> None:
         audio.read(tmp_path / "nan.wav")
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 32769.0, 1e300])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 32.5, 1e300])
 def test_limits(bad: Any) -> None:
     with pytest.raises(AudioError, match="at sample 1"):
         audio.to_mono([0.0, bad])
     with pytest.raises(AudioError, match="at sample 1"):
         audio.to_mono([[0.0, 0.0], [0.0, bad]])
-    assert audio.to_mono([32768.0, -32768.0]).tolist() == [32768, -32768]
+    assert audio.to_mono([32.0, -32.0]).tolist() == [32, -32]
 
 
 def test_to_mono() -> None:

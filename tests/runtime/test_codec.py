@@ -178,6 +178,7 @@ def test_other_bitrates_name_the_possible_ones(codec: Codec, bitrate: Any) -> No
         ([0.0, 0.1, math.nan], "nan at sample 2; give finite samples"),
         ([0.0, math.inf], "inf at sample 1; give finite samples"),
         ([[0.0, 0.0, 0.0], [0.0, -math.inf, 0.0]], "-inf at sample 1; give finite samples"),
+        (np.float32([0, 0, 1000]), "divide 16-bit integers by 32768"),
         ([1e300], "inf at sample 0; give finite samples"),
         ([0.0, 1e20], r"1e\+20 at sample 1; give finite samples in -1..1"),
         ([0, 1, 2], "type int64; give float samples in -1..1 or int16"),

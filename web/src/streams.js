@@ -7,12 +7,12 @@ import { AudioError, CodesError, StreamError } from "./errors.js";
 /** @typedef {import("./codec.js").Codec} Codec */
 /** @typedef {import("./network.js").State} State */
 
-const LOUDEST = 2 ** 15; // far beyond full scale; squares of much larger samples overflow in the network and spoil its state for good
+const LOUDEST = 32; // 30 dB beyond full scale: integers that were not divided, which a codec would make noise of
 
 /** @param {Float32Array} samples */
 export function checkSamples(samples) {
   const at = samples.findIndex((value) => !(Math.abs(value) <= LOUDEST)); // NaN, too
-  if (at >= 0) throw new AudioError(`audio holds ${samples[at]} at sample ${at}; give finite samples in -1..1`);
+  if (at >= 0) throw new AudioError(`audio holds ${samples[at]} at sample ${at}; give finite samples in -1..1: divide 16-bit integers by 32768`);
   return samples;
 }
 

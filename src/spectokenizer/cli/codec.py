@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import bitrate_option, chosen_bitrate, load, model_option, progress, say, sink, source
+from .common import bitrate_option, chosen_bitrate, load, model_option, named, progress, say, sink, source
 
 if TYPE_CHECKING:
     from ..bitstream import Reader
+    from ..errors import FormatError
     from ..runtime.files import Report
 
 MAX_TOLD = 1000  # recordings of a chain, each by itself
@@ -99,7 +100,7 @@ def decode(file: str, output: str, model: str | None, salvage: bool, start: floa
     from ..runtime import files
 
     codec = load(model) if model else None
-    with progress("decoding") as update:
+    with named(file), progress("decoding") as update:
         report = files.decode_file(codec, source(file), sink(output, force, file), salvage, update, start=start, end=end)
     _tell(report, part=start is not None or end is not None)
 
@@ -112,7 +113,8 @@ def repair(file: str, model: str | None) -> None:
     from ..runtime import files
 
     codec = load(model) if model else None
-    mended = files.repair_file(file, codec)
+    with named(file):
+        mended = files.repair_file(file, codec)
     say(f"{file}: {files.told(mended) if mended else 'has its end, nothing to do'}")
 
 
@@ -171,11 +173,19 @@ def roundtrip(audio: str, output: str | None, model: str, bitrate: float | None,
 @click.option("--layers", is_flag=True, help="Parameters and multiply-accumulates of every layer.")
 def info(what: str, as_json: bool, layers: bool) -> None:
     """Tell about WHAT: a bundled model, a model's folder, or a .stk file."""
-    rows = _file_info(what) if what.lower().endswith(".stk") or Path(what).is_file() else _model_info(what, layers)
+    problems: list[FormatError] = []
+    if what.lower().endswith(".stk") or Path(what).is_file():
+        with named(what):
+            rows, problems = _file_info(what)
+    else:
+        rows = _model_info(what, layers)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
-        return
-    _print(rows)
+    else:
+        _print(rows)
+    if problems:  # what is intact has been told
+        with named(what):
+            raise problems[0]
 
 
 def _print(rows: dict[str, Any]) -> None:
@@ -208,23 +218,25 @@ def _model_info(name: str, layers: bool) -> dict[str, Any]:
     return rows
 
 
-def _file_info(path: str) -> dict[str, Any]:
-    """What all recordings in the file have in common and in sum; each by itself when there are several."""
+def _file_info(path: str) -> tuple[dict[str, Any], list[FormatError]]:
+    """What all recordings in the file have in common and in sum, each by itself when there are several; and what is damaged."""
     from ..bitstream import streams
 
     with open(path, "rb") as file:
+        problems: list[FormatError] = []
         told, total = [], {"num_samples": 0, "seconds": 0.0, "packets": 0, "frames": 0}
         count = 0
-        for reader in streams(file):
+        for reader in streams(file, salvage=True):
             one = _stream_info(reader)
+            problems += reader.problems
             count += 1
             if count <= MAX_TOLD:
                 told.append(one)
-            total = {key: value + one[key] for key, value in total.items()}
+            total = {key: value + (one[key] or 0) for key, value in total.items()}
         size = reader.num_bytes
     if count == 1:
-        return {**told[0], **_rate(size, total["seconds"])}
-    return {"recordings": count, **total, **_rate(size, total["seconds"]), "streams": told}
+        return {**told[0], **_rate(size, total["seconds"])}, problems
+    return {"recordings": count, **total, **_rate(size, total["seconds"]), "streams": told}, problems
 
 
 def _stream_info(reader: Reader) -> dict[str, Any]:
@@ -237,7 +249,7 @@ def _stream_info(reader: Reader) -> dict[str, Any]:
         **dataclasses.asdict(header),
         **({"metadata": reader.metadata} if reader.metadata else {}),
         "num_samples": reader.num_samples,
-        "seconds": (reader.num_samples or 0) / header.sample_rate,
+        "seconds": (frames * header.frame_size if reader.num_samples is None else reader.num_samples) / header.sample_rate,
         "packets": packets,
         **({"entropy_coded_packets": coded, "entropy_tables": reader.tables.hex()} if reader.tables else {}),
         "frames": frames,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from ..errors import BitrateError
+from ..errors import BitrateError, CorruptedError, FormatError, TruncatedError
 
 if TYPE_CHECKING:
     from ..runtime.codec import Codec
@@ -34,7 +34,7 @@ class Kbps(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 bitrate_option = click.option(
-    "--bitrate", "-b", type=Kbps(), show_default="4, or the model's highest", help="kbit/s, in the model's steps (0.5)."
+    "--bitrate", "-b", type=Kbps(), show_default="4, or the model's highest", help="kbit/s, in the model's steps (mini: 0.5)."
 )
 
 
@@ -59,6 +59,22 @@ def chosen_bitrate(codec: Codec, bitrate: float | None) -> float:
 def source(path: str) -> str | BinaryIO:
     """The path, or standard input for "-"."""
     return sys.stdin.buffer if path == "-" else path
+
+
+@contextmanager
+def named(path: str) -> Iterator[None]:
+    """What is wrong with a .stk gets its name before, and what helps a damaged one behind."""
+    try:
+        yield
+    except FormatError as error:
+        text = str(error) if str(error).startswith(path) else f"{'standard input' if path == '-' else path}: {error}"
+        if path == "-":
+            pass  # gone
+        elif isinstance(error, TruncatedError):
+            text += "; 'spectok repair' gives it an end, 'spectok decode --salvage' keeps what is intact"
+        elif isinstance(error, CorruptedError) and "--salvage" not in text:
+            text += "; 'spectok decode --salvage' keeps what is intact"
+        raise type(error)(text) from error
 
 
 def sink(path: str, force: bool, *others: str | None) -> str | BinaryIO:

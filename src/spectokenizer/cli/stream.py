@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import TruncatedError
-from .common import bitrate_option, chosen_bitrate, load, progress, say, sink
+from .common import bitrate_option, chosen_bitrate, load, named, progress, say, sink
 
 if TYPE_CHECKING:
+    from soundfile import SoundFile
+
     from ..bitstream.entropy import Entropy
     from ..runtime.audio import Audio
     from ..runtime.codec import Codec
@@ -40,12 +42,12 @@ class Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--decode", "-d", is_flag=True, help="The other way: packets on stdin, PCM on stdout.")
 @click.option("--model", "-m", help="Bundled model or folder of an exported one. [default: mini; with -d, what the packets name]")
 @bitrate_option
-@click.option("--packet-frames", type=click.IntRange(1, 255), default=1, show_default=True, help="Frames (20 ms) per packet; RTP: up to 4.")
+@click.option("--packet-frames", type=click.IntRange(1, 255), default=1, show_default=True, help="Frames per packet; RTP: up to 4.")
 @click.option("--input", "-i", "origin", default="-", metavar="-|mic|FILE", help="Where sound, or with -d packets, come from.")
 @click.option("--output", "-o", "target", default="-", metavar="-|speaker|FILE", help="Where packets, or with -d or --from sound, go.")
 @click.option("--to", metavar="HOST:PORT", help="Send as RTP over UDP, in real time.")
 @click.option("--from", "origin_port", metavar="[HOST:]PORT", help="Play what comes there as RTP; the host is 127.0.0.1 unless given.")
-@click.option("--redundancy", type=click.IntRange(0, 3), default=0, show_default=True, help="--to: codebooks sent twice; 0.5 kbit/s each.")
+@click.option("--redundancy", type=click.IntRange(0, 3), default=0, show_default=True, help="--to: codebooks sent twice.")
 @click.option("--loss", type=Percent(), default="0%", show_default=True, help="--to: drop so many packets, to hear concealment.")
 @click.option("--seed", type=int, default=0, show_default=True, help="--loss: which ones.")
 @click.option("--depth", type=click.IntRange(0, 50), default=3, show_default=True, help="--from: frames in the jitter buffer.")
@@ -81,10 +83,11 @@ def stream(
         raise click.BadParameter(f"{packet_frames} frames; a packet over RTP holds 1 to 4", param_hint="--packet-frames")
     which = int(device) if device and device.isdigit() else device
     if decode:
-        with ExitStack() as stack:
-            broken_off = _decode(stack, origin, target, model, which, force)
-        if broken_off:  # what came before has been played, or is in the file
-            raise broken_off
+        with named(origin):
+            with ExitStack() as stack:
+                broken_off = _decode(stack, origin, target, model, which, force)
+            if broken_off:  # what came before has been played, or is in the file
+                raise broken_off
         return
     codec = load(model or "mini")
     bitrate = chosen_bitrate(codec, bitrate)
@@ -132,12 +135,17 @@ def _pcm(size: int) -> Iterator[Audio]:
 
 
 def _file(stack: ExitStack, path: str, rate: int) -> Iterator[Audio]:
+    """Opened here and now: what cannot be read is told before an output is replaced."""
+    from ..runtime import audio
+
+    return _samples(stack.enter_context(audio.open_audio(path)), stack.enter_context(progress("sending")), rate)
+
+
+def _samples(file: SoundFile, update: Callable[[float | None, float], None], rate: int) -> Iterator[Audio]:
     import numpy as np
 
     from ..runtime import audio
 
-    file = stack.enter_context(audio.open_audio(path))
-    update = stack.enter_context(progress("sending"))
     resampler, seconds, total = audio.Resampler(file.samplerate, rate), 0.0, max(file.frames / file.samplerate, 1e-9)
     for block in audio.blocks(file, 0.1):
         yield resampler.push(block)

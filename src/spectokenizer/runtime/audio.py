@@ -24,7 +24,7 @@ Audio = npt.NDArray[np.float32]
 
 BLOCK_SECONDS = 10.0  # how much of a file is in memory at once
 OPEN_ENDED = 0x7FFF0000  # from here on a length stands for a pipe's, which nobody knew
-LOUDEST = 2.0**15  # far beyond full scale; squares of much larger samples overflow in the network and spoil its state for good
+LOUDEST = 32.0  # 30 dB beyond full scale: integers that were made float and not divided, which a codec would make noise of
 
 
 def to_mono(audio: npt.ArrayLike, first: int = 0) -> Audio:
@@ -54,7 +54,8 @@ def to_mono(audio: npt.ArrayLike, first: int = 0) -> Audio:
     if not usable.all():
         at = tuple(np.argwhere(~usable)[0])
         raise AudioError(
-            f"audio holds {samples[at]:g} at sample {first + at[-1]}; give finite samples in -1..1, replacing NaN and infinite ones"
+            f"audio holds {samples[at]:g} at sample {first + at[-1]}; give finite samples in -1..1: "
+            "divide 16-bit integers by 32768, replace NaN and infinite ones"
         )
     return np.ascontiguousarray(samples.mean(0) if samples.ndim == 2 else samples)
 
@@ -114,6 +115,8 @@ def open_audio(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
         except (soundfile.LibsndfileError, OSError, TypeError) as error:
             if isinstance(path, (str, Path)) and not Path(path).exists():
                 raise AudioError(f"{name}: no such file") from error
+            if isinstance(path, (str, Path)) and Path(path).is_dir():
+                raise AudioError(f"{name}: a folder, not audio; 'spectok tokenize' takes folders") from error
             raise AudioError(f"{name}: not audio that can be read ({getattr(error, 'error_string', error)})") from error
         try:
             check_rate(file.samplerate)
@@ -133,7 +136,10 @@ def blocks(file: soundfile.SoundFile, seconds: float = BLOCK_SECONDS) -> Iterato
             raise AudioError(f"{name}: broken at sample {count} ({error.error_string})") from error
         if not len(block):
             return
-        yield to_mono(block.T, count)
+        try:
+            yield to_mono(block.T, count)
+        except AudioError as error:
+            raise AudioError(f"{name}: {error}") from error
         count += len(block)
 
 

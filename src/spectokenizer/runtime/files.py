@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
-from ..bitstream import Entropy, Header, Reader, Writer
+from ..bitstream import Entropy, Header, Reader, Writer, streams
 from ..bitstream.reader import MAX_PROBLEMS
 from ..bitstream.repair import Repair, repair
 from ..bitstream.seek import Part, Parts
@@ -227,7 +227,10 @@ def _holds(file: BinaryIO, num_bytes: int, num_frames: int) -> bool:
 
 
 def repair_file(path: str | Path, codec: Codec | None = None) -> Repair | None:
-    """Give a .stk that a crash cut off an end; None when it has one. Raises FormatError, and ModelError without the model."""
+    """Give a .stk that a crash cut off an end; None when it has one and is whole.
+
+    Raises CorruptedError when something else than its end is damaged, other FormatErrors, and ModelError without the model.
+    """
     with _open_binary(path) as file:
         try:
             header = Reader(file).header
@@ -236,7 +239,13 @@ def repair_file(path: str | Path, codec: Codec | None = None) -> Repair | None:
     delay = codec_for(header, codec).info.delay_samples if header else 0
     with open(path, "r+b") as file:
         lock(file, f"{path}: another process is writing it; what is not complete yet needs no repair")
-        return repair(file, delay)
+        if mended := repair(file, delay):
+            return mended
+        file.seek(0)
+        for reader in streams(file):
+            for _ in reader.raw():
+                pass
+    return None
 
 
 def told(mended: Repair) -> str:
