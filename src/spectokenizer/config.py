@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,6 +26,10 @@ class LayerCost(NamedTuple):
     name: str
     parameters: int
     macs_per_second: int
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value >= 1
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,16 @@ class CodecConfig:
     scatter: float = 2000.0  # Hz; from there up the decoder's phases are pseudo-random (at half the sample rate: none are)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(int(c) for c in self.channels))
-        object.__setattr__(self, "strides", tuple((int(t), int(f)) for t, f in self.strides))
+        for name in ("channels", "strides"):
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)):
+                raise ConfigError(f"codec '{self.name}': {name} is {value!r}; give a list")
+            object.__setattr__(self, name, tuple(tuple(item) if isinstance(item, list) else item for item in value))
+        wrong = [f"{name} is {value!r}; give {kind}" for name, value, kind in self._mistyped()]
+        if wrong:
+            raise ConfigError(f"codec '{self.name}': " + "; ".join(wrong))
         fold = prod(f for _, f in self.strides)
-        sizes = [self.sample_rate, self.hop_length, self.n_fft, self.kernel_time, self.codebook_dim, *self.channels]
-        sizes += [step for stride in self.strides for step in stride]
         checks = {
-            "all sizes are whole numbers from 1": all(isinstance(size, int) and size >= 1 for size in sizes),
             "compression is 2 (the paper's square root) or 1 (none)": self.compression in (1.0, 2.0),
             "channels has one entry more than strides": len(self.channels) == len(self.strides) + 1,
             "channels[0] is even (real and imaginary parts)": sum(self.channels[:1]) % 2 == 0,
@@ -84,7 +92,7 @@ class CodecConfig:
             ),
             "codebook_dim is at most the last of channels": self.codebook_dim <= (self.channels or (0,))[-1],
             "codebook_size is a power of two from 2 to 32768": self.codebook_size in [2**bits for bits in range(1, 16)],
-            "num_codebooks is 1 to 32": 1 <= self.num_codebooks <= 32,
+            "num_codebooks is at most 32": self.num_codebooks <= 32,
             "quantizer is rvq, or vq, pair or fsq with one codebook": self.quantizer == "rvq"
             or (self.quantizer in ("vq", "pair", "fsq") and self.num_codebooks == 1),
             "a pair's codebook_size is 4 or more": self.quantizer != "pair" or self.codebook_size >= 4,
@@ -98,6 +106,30 @@ class CodecConfig:
         broken = [rule for rule, holds in checks.items() if not holds]
         if broken:
             raise ConfigError(f"codec '{self.name}' needs: " + "; ".join(broken))
+
+    def _mistyped(self) -> Iterator[tuple[str, object, str]]:
+        """Fields, their values and what they should be: a file may hold anything."""
+        for name in (
+            "sample_rate",
+            "hop_length",
+            "window_length",
+            "n_fft",
+            "kernel_time",
+            "num_codebooks",
+            "codebook_size",
+            "codebook_dim",
+        ):
+            if not _is_size(getattr(self, name)):
+                yield name, getattr(self, name), "a whole number from 1"
+        if not all(map(_is_size, self.channels)):
+            yield "channels", list(self.channels), "whole numbers from 1"
+        if not all(isinstance(stride, tuple) and len(stride) == 2 and all(map(_is_size, stride)) for stride in self.strides):
+            yield "strides", list(self.strides), "pairs of whole numbers from 1"
+        for name in ("compression", "scatter"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), (int, float)):
+                yield name, getattr(self, name), "a number"
+        if not isinstance(self.complex_stem, bool):
+            yield "complex_stem", self.complex_stem, "true or false"
 
     # -- geometry ------------------------------------------------------------------------------------------------
 

@@ -84,3 +84,35 @@ def test_the_holder_beats_and_hears_of_a_loss(tmp_path, monkeypatch):
     assert lost.wait(10)
     claim.release()
     assert (tmp_path / "claim-2").exists()  # another's is left alone
+
+
+def test_a_number_that_comes_again_is_another_claim(tmp_path):
+    silent = Claim.take(tmp_path)
+    (tmp_path / "claim-1").unlink()  # taken over and given up by another meanwhile
+    with Claim.take(tmp_path) as claim:
+        assert claim.path == silent.path and claim.held() and not silent.held()
+        silent.release()
+        assert claim.held()
+
+
+def test_a_file_system_may_be_away_for_a_moment(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.02)
+    folder, lost = tmp_path / "trial", threading.Event()
+    folder.mkdir()
+    claim = Claim.take(folder, lost.set)
+    real, seen = claims._claims, []
+
+    def broken(folder):
+        seen.append(len(seen))
+        if len(seen) == 2:
+            raise OSError("stale file handle")
+        return [] if len(seen) == 4 else real(folder)
+
+    monkeypatch.setattr(claims, "_claims", broken)
+    while len(seen) < 12:
+        pass
+    assert not lost.is_set()
+    for path in folder.iterdir():
+        path.unlink()
+    assert lost.wait(10)
+    claim.release()

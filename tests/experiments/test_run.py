@@ -296,9 +296,13 @@ def test_code_is_part_of_the_environment(tmp_path, monkeypatch):
     for name in ("model", "training"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.py").write_text("x = 1\n")
+    (tmp_path / "config.py").write_text("x = 1\n")
     monkeypatch.setattr(running, "__file__", str(tmp_path / "experiments" / "run.py"))
     before = running.code()
     (tmp_path / "model" / "a.py").write_text("x = 2\n")
+    assert running.code() != before
+    before = running.code()
+    (tmp_path / "config.py").write_text("x = 2\n")
     assert running.code() != before
     (tmp_path / "experiments" / "run.py").write_text("x = 1\n")
     before = running.code("experiments/run.py")

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from spectokenizer.export import onnx as export_module  # noqa: E402
-from spectokenizer.export.parity import check, to_graph, to_torch  # noqa: E402
+from spectokenizer.export.parity import Parity, check, to_graph, to_torch  # noqa: E402
 from spectokenizer.model.spectokenizer import build  # noqa: E402
 
 FRAMES = 12
@@ -254,3 +254,11 @@ def test_the_bundled_model_is_small() -> None:
     if not folder.is_dir():
         pytest.skip("no bundled mini")
     assert sum(path.stat().st_size for path in folder.iterdir()) < 5.1e6  # 1.2 M numbers, a third of them codebooks
+
+
+def test_what_differs_from_torch_replaces_nothing(tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("the last good one's")
+    monkeypatch.setattr(export_module, "check", lambda *_: Parity(0.9, 0.0, 0.0))
+    with pytest.raises(ModelError, match=f"{tmp_path}: the exported graphs differ"):
+        export_module.export(tiny_model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"] and (tmp_path / "config.json").read_text() == "the last good one's"

@@ -223,7 +223,6 @@ def test_a_run_with_everything_on(shard, tmp_path, monkeypatch):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     from spectokenizer.training import train
 
-    monkeypatch.setattr(train.signal, "signal", lambda *_: None)
     (tmp_path / "noise").mkdir()
     soundfile.write(tmp_path / "noise" / "n.wav", 0.1 * rng().standard_normal(RATE), RATE)
     noise, cache = tmp_path / "noise", tmp_path / "cache"

@@ -264,7 +264,6 @@ def test_a_loss_that_is_no_number_rolls_back(setup, monkeypatch, capsys):
         return original(values, weights) * (float("nan") if len(calls) == 4 or len(calls) > 20 else 1.0)
 
     monkeypatch.setattr(train, "weighted", poisoned)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     config = TrainConfig.load(setup / "tiny.toml")
     train.run(config, setup / "audio", setup / "poisoned", threads=1, cache=setup / "cache")
     assert torch.load(setup / "poisoned" / "state.pt", weights_only=True)["rollbacks"] == [3]
@@ -341,7 +340,6 @@ def test_a_gradient_that_is_no_number_is_not_taken(setup, monkeypatch):
         return loss
 
     monkeypatch.setattr(train, "weighted", poisoned)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     train.run(TrainConfig.load(setup / "tiny.toml"), setup / "audio", setup / "hooked", threads=1, cache=setup / "cache")
     assert torch.load(setup / "hooked" / "state.pt", weights_only=True)["rollbacks"] == [3]
     assert all(value.isfinite().all() for value in load_file(setup / "hooked" / "weights.safetensors").values())
@@ -365,8 +363,6 @@ def test_init_begins_with_other_weights(setup):
 def here(setup, monkeypatch):
     """Run a recipe in this process: here("name", text, ...) trains into the folder "name" and returns its weights."""
     from spectokenizer.training import train
-
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
 
     def run(name, recipe, **options):
         path = setup / f"{name}.toml"
@@ -496,3 +492,44 @@ def test_ablations_train(here, switch):
     assert all(torch.isfinite(value).all() for value in weights.values())
     if "norm" in switch:
         assert weights["encoder.rnn0.norm.running_mean"].any()  # the averaged weights have the statistics, too
+
+
+def test_optimisers_go_by_role_not_by_size():
+    from spectokenizer.model.spectokenizer import build
+    from spectokenizer.training.train import make_optimizers
+
+    for channels, quantizer in (([8, 8, 8, 16, 16], "rvq"), ([16, 24, 32, 64, 96], "fsq")):
+        recipe = {"codec": {"channels": channels, "quantizer": quantizer, "num_codebooks": 1, "codebook_dim": 5}, "stage": [STAGE]}
+        config = TrainConfig.from_dict(recipe)
+        model = build(config.codec)
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        adam, muon = ({names[p] for p in optimizer.param_groups[0]["params"]} for optimizer in make_optimizers(model, config))
+        assert {"encoder.rnn0.gru.weight_ih_l0", "encoder.down1.weight", "decoder.up0.weight"} <= muon
+        assert all(name.startswith("quantizer.") or model.get_parameter(name).ndim != 2 for name in adam)
+        assert any(name.startswith("quantizer.") for name in adam) and adam | muon == set(names.values())
+
+
+def test_a_run_leaves_signals_as_they_were_and_rows_count_what_they_hold(setup, tmp_path):
+    """A stage may begin between two rows, and its losses with it."""
+    from spectokenizer.training import train
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for out, every in (("each", 1), ("some", 3)):
+        config = dataclasses.replace(TrainConfig.load(setup / "tiny.toml"), log_every=every)
+        train.run(config, setup / "audio", tmp_path / out, threads=1, cache=setup / "cache", max_steps=6)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    each, some = (
+        [row for row in map(json.loads, (tmp_path / out / "metrics.jsonl").read_text().splitlines()) if row["kind"] == "train"]
+        for out in ("each", "some")
+    )
+    assert [row["step"] for row in some] == [3, 6] and "commitment" not in some[0]
+    assert some[1]["commitment"] == pytest.approx(np.mean([row["commitment"] for row in each if "commitment" in row]), rel=1e-3)
+
+
+def test_disturbance_is_for_16_khz():
+    stage = {**STAGE, "losses": {"disturbance": 1.0}}
+    with pytest.raises(ConfigError, match="made for 16 kHz, the codec has 24000 Hz"):
+        TrainConfig.from_dict({"codec": {"sample_rate": 24000}, "stage": [stage]})
+
+
+STAGE = {"name": "one", "steps": 1, "quantize": True, "lr": 1e-3, "lr_end": 1e-3, "losses": {"waveform": 1.0}}

@@ -32,7 +32,7 @@ import numpy as np
 from ..errors import AudioError, ConfigError, FormatError
 from ..runtime.audio import Audio, resample
 from ..runtime.files import to_int16
-from .evaluate import Processed, System
+from .evaluate import Processed, System, fit
 from .metrics import one_torch_thread
 
 
@@ -43,11 +43,6 @@ class Cost(NamedTuple):
     macs_per_second: int | None = None
     latency_ms: float | None = None  # algorithmic: a frame, and how much later than its input a sample leaves the decoder
     table_numbers: int | None = None  # in the codebooks, not among the parameters
-
-
-def fit(samples: Audio, length: int) -> Audio:
-    """The first `length` samples, silence after the last one."""
-    return np.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
 # -- payload: bits of the frames alone ---------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ import numpy.typing as npt
 from ..disk import lock, printable
 from ..errors import AudioError, ConfigError, SpecTokenizerError
 from ..runtime import audio
-from ..runtime.audio import Audio
+from ..runtime.audio import Audio, resample
 from . import metrics as registry
 from . import report
 
@@ -115,7 +115,8 @@ class CodecSystem:
     def process(self, audio: Audio, sample_rate: int) -> Processed:
         codec = _codec(self.model)
         codes = codec.encode(audio, sample_rate, bitrate=self.bitrate)
-        return Processed(codec.decode(codes), codes.array.size * codec.info.bits_per_code, codes.array)
+        decoded = fit(resample(codec.decode(codes), codec.info.sample_rate, sample_rate), len(audio))
+        return Processed(decoded, codes.array.size * codec.info.bits_per_code, codes.array)
 
 
 def codec_systems(model: str | Path = "mini", bitrates: Sequence[int] | None = None, name: str | None = None) -> list[CodecSystem]:
@@ -168,6 +169,11 @@ def find_lag(reference: Audio, degraded: Audio, max_lag: int = MAX_LAG) -> tuple
     best = int(lags[np.argmax(correlation[lags])])
     scale = float(np.linalg.norm(reference.astype(np.float64)) * np.linalg.norm(degraded.astype(np.float64)))
     return (best, float(correlation[best]) / scale) if scale else (0, 0.0)
+
+
+def fit(samples: Audio, length: int) -> Audio:
+    """The first `length` samples, silence after the last one."""
+    return np.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
 def shift(samples: Audio, lag: int) -> Audio:

@@ -25,8 +25,7 @@ from ..runtime.audio import Audio
 from ..runtime.files import to_int16
 from ..training.augment import bursts
 from . import report
-from .baselines import fit
-from .evaluate import Clip, Processed, Row, _codec
+from .evaluate import Clip, Processed, Row, _codec, fit
 from .metrics import METRICS, Column
 
 Lost = npt.NDArray[np.bool_]

@@ -2,7 +2,7 @@
 
 A claim is a file claim-N made with O_EXCL, touched every few seconds by a thread of its holder. One that has not been touched for long, or
 whose process on this machine is gone, is stale and taken over by making claim-(N+1), so that two who see it stale cannot both get it.
-The highest N holds; whoever finds a higher one than his own gives up.
+The highest N holds; whoever finds a higher one than his own, or another's in its place, gives up.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -72,8 +73,8 @@ def _holder(path: Path) -> str | None:
 class Claim:
     """Held until `release`, or the end of a `with`. `lost` is called, in another thread, if it was taken over meanwhile."""
 
-    def __init__(self, path: Path, lost: Callable[[], None]):
-        self.path = path
+    def __init__(self, path: Path, text: str, lost: Callable[[], None]):
+        self.path, self._text = path, text
         self._lost, self._end = lost, threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -85,35 +86,45 @@ class Claim:
         if found and _holder(found[-1][1]):
             return None
         number = found[-1][0] + 1 if found else 1
-        path = folder / f"claim-{number}"
+        path, text = (
+            folder / f"claim-{number}",
+            f"{_here()}\n{os.getpid()}\n{uuid.uuid4().hex}\n",
+        )  # once all are released, numbers come again
         try:
             with path.open("x", encoding="utf-8") as file:
-                file.write(f"{_here()}\n{os.getpid()}\n")
+                file.write(text)
         except FileExistsError:
             return None
         if _claims(folder)[-1][0] > number:  # made by one who had looked earlier
             path.unlink(missing_ok=True)
             return None
-        return cls(path, lost)
+        return cls(path, text, lost)
 
     def held(self) -> bool:
-        found = _claims(self.path.parent)
-        return bool(found) and found[-1][1] == self.path
+        return self._is_last(_claims(self.path.parent))
+
+    def _is_last(self, found: list[tuple[int, Path]]) -> bool:
+        return bool(found) and found[-1][1] == self.path and self.path.read_text(encoding="utf-8") == self._text
 
     def _beat(self) -> None:
+        missing = 0
         while not self._end.wait(BEAT):
-            if not self.held():
-                self._lost()
-                return
-            with contextlib.suppress(OSError):  # a network file system may be away for a moment
+            with contextlib.suppress(OSError):  # a network file system may be away for a moment, and its folders look empty
+                found = _claims(self.path.parent)
+                missing = 0 if found else missing + 1
+                if missing > 1 or (found and not self._is_last(found)):
+                    self._lost()
+                    return
                 os.utime(self.path)
 
     def release(self) -> None:
         self._end.set()
         self._thread.join()
-        if self.held():
-            for _, path in _claims(self.path.parent):  # those taken over first, ours last
-                path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # taken over and given up by another
+            if self.held():
+                number = int(self.path.name.partition("-")[2])
+                for path in [path for n, path in _claims(self.path.parent) if n <= number]:  # those taken over first, ours last
+                    path.unlink(missing_ok=True)
 
     def __enter__(self) -> Claim:
         return self

@@ -45,7 +45,7 @@ from ..errors import ConfigError, SpecTokenizerError, TrainingError
 from ..evaluation import evaluate as ev
 from ..evaluation import metrics as registry
 from ..evaluation import report as evaluation_report
-from ..runtime.audio import Audio
+from ..runtime.audio import Audio, resample
 from ..training.config import TrainConfig
 from ..training.data import Clips, cache_folder, find
 from . import claims
@@ -232,12 +232,7 @@ def perform(settings: Mapping[str, Any], folder: Path, sources: Sources) -> Resu
     check_counted(config.codec)
     run, cache = folder / "run", Path(sources.cache) if sources.cache else None
     trained_by = _trained_by(folder, config.steps)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        train.run(config, sources.data, run, sources.validation, 1, 1, cache, noise=sources.noise, init=sources.init)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    train.run(config, sources.data, run, sources.validation, 1, 1, cache, noise=sources.noise, init=sources.init)
     about = checkpoint.load_about(run)
     if about["trained_steps"] < config.steps:
         raise Stopped(f"{folder}: stopped at step {about['trained_steps']} of {config.steps}")
@@ -296,9 +291,10 @@ def environment() -> dict[str, str]:
 
 
 def code(*parts: str) -> str:
-    """A digest of the model and its training, or of other parts: two trials that differ in it may differ because of it."""
+    """A digest of the codec, the model and its training, or of other parts: two trials that differ in it may differ because of it."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
-    files = [package / part for part in parts] or [path for part in ("model", "training") for path in (package / part).iterdir()]
+    files = [package / part for part in parts]
+    files = files or [package / "config.py", *(path for part in ("model", "training") for path in (package / part).iterdir())]
     for path in sorted(path for path in files if path.suffix in (".py", ".c")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -338,15 +334,15 @@ class TorchSystem:
 
         model = _model(self.folder, self.fingerprint)
         c, device = model.config, next(model.parameters()).device
-        padded = np.zeros(num_frames(len(audio), c.frame_size, c.delay_samples) * c.frame_size, np.float32)
-        padded[: len(audio)] = audio
+        heard = resample(audio, sample_rate, c.sample_rate)
+        padded = ev.fit(heard, num_frames(len(heard), c.frame_size, c.delay_samples) * c.frame_size)
         with torch.inference_mode():
             codes, _ = model.encode(torch.from_numpy(padded)[None].to(device))
             codes = codes[:, : self.codebooks]
             decoded, _ = model.decode(codes)
-        samples = decoded[0, c.delay_samples : c.delay_samples + len(audio)].cpu().numpy()
+        samples = decoded[0, c.delay_samples : c.delay_samples + len(heard)].cpu().numpy()
         array = codes[0].cpu().numpy()
-        return ev.Processed(samples, array.size * c.bits_per_code, array)
+        return ev.Processed(ev.fit(resample(samples, c.sample_rate, sample_rate), len(audio)), array.size * c.bits_per_code, array)
 
 
 def measure(run: Path, codebooks: int, sources: Sources, folder: Path) -> Result:

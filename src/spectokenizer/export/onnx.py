@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -487,9 +488,10 @@ def _write(name: str, model: SpecTokenizer, weights: Weights) -> Graph:
 
 
 def export(model: SpecTokenizer, folder: str | Path, about: dict[str, Any] | None = None) -> Parity:
-    """Write the four graphs, their weights and `config.json` into `folder`, and check them against torch.
+    """Write the four graphs, their weights and `config.json` into `folder`, when a check against torch has passed.
 
-    Raises ModelError when a graph does not compute what the torch model does, and for a model without some part of the paper's.
+    Raises ModelError when a graph does not compute what the torch model does, and for a model without some part of the paper's; then
+    the folder is as it was.
     """
     switched = [
         f"{name} = {getattr(model.config, name)!r}" for name in ABLATIONS if getattr(model.config, name) != getattr(CodecConfig, name)
@@ -500,12 +502,16 @@ def export(model: SpecTokenizer, folder: str | Path, about: dict[str, Any] | Non
     folder.mkdir(parents=True, exist_ok=True)
     weights = Weights()
     graphs = [_write(name, model.eval(), weights) for name in GRAPHS]
-    (folder / WEIGHTS).write_bytes(bytes(weights.blob))
-    for graph in graphs:
-        graph.save(folder / f"{graph.name}.onnx")
-    text = json.dumps({"codec": model.config.to_dict(), "about": about or {}}, indent=1)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-    report = check(model, folder)
-    if not report.good:
-        raise ModelError(f"{folder}: the exported graphs differ from the trained model: {report}")
+    with TemporaryDirectory(prefix=".export-", dir=folder) as name:
+        unchecked = Path(name)
+        (unchecked / WEIGHTS).write_bytes(bytes(weights.blob))
+        for graph in graphs:
+            graph.save(unchecked / f"{graph.name}.onnx")
+        text = json.dumps({"codec": model.config.to_dict(), "about": about or {}}, indent=1)
+        (unchecked / CONFIG).write_text(text + "\n", encoding="utf-8")
+        report = check(model, unchecked)
+        if not report.good:
+            raise ModelError(f"{folder}: the exported graphs differ from the trained model: {report}")
+        for path in unchecked.iterdir():
+            path.replace(folder / path.name)
     return report

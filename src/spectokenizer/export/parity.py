@@ -59,7 +59,7 @@ def _states(model: SpecTokenizer, side: str, state: State) -> dict[str, np.ndarr
 
 @torch.no_grad()
 def check(model: SpecTokenizer, folder: Path, frames: int = 6, batch: int = 3) -> Parity:
-    """Run both on noise that starts mid-stream; a code may differ only where torch itself was undecided (float ties)."""
+    """Run both on noise that starts mid-stream. A code may differ where torch itself was undecided (float ties), one of a thousand."""
     c = model.config
     generator = torch.Generator().manual_seed(0)
     audio = torch.randn(batch, frames * c.frame_size, generator=generator) * 0.1

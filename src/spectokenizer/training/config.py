@@ -199,6 +199,8 @@ class TrainConfig:
             )
         if any(stage.adversarial for stage in built.stages) and not (built.mpd or built.mbms_stft):
             raise ConfigError("an adversarial stage, but mpd and mbms_stft are both off; it needs a discriminator")
+        if built.codec.sample_rate != 16000 and any(stage.losses.get("disturbance") for stage in built.stages):
+            raise ConfigError(f"the loss disturbance is made for 16 kHz, the codec has {built.codec.sample_rate} Hz; leave it out")
         if not built.expire and built.codec.quantizer == "fsq":
             raise ConfigError("expire is off, but fsq has no entries that could expire; it is for rvq, vq and pair")
         if not built.data_pool and built.codec.quantizer != "vq":

@@ -1,6 +1,6 @@
 """Reconstruction losses, by name. The output is compared as a listener gets it: re-analysed from its samples.
 
-`complex` and `magnitude` live in the codec's own compressed domain (|s|^½, eq. 1) at several resolutions; `mel` is DAC's
+`complex` and `magnitude` live in a domain compressed as the codec's own (|s|^½, eq. 1), at several resolutions; `mel` is DAC's
 multi-scale log-mel distance. The complex term buys waveform fidelity (SDR), the other two buy sound. `disturbance` weighs errors
 as PESQ does: in Bark bands, above the threshold of hearing and of masking, and more for what was added than for what is missing.
 """
@@ -23,8 +23,8 @@ PHASE_BELOW = 2000  # Hz; above it the decoder scatters phases, and none is aske
 BAND_WINDOW, BAND_FLOOR = 512, 1e-6
 BAND_MOST = 100.0  # times its energy: so much the error of a band counts at most, that an empty one does not rule a step
 SILENCE = 1e-4  # RMS; an error's share of a quieter clip says nothing either
-MEL_FLOOR = 3e-5  # mean magnitude of a band, -90 dB of full scale: below it nothing is heard
-CODEC_SCALE = 100.0  # a full-scale sine in the codec's own spectrum
+MEL_FLOOR = 3e-5  # mean magnitude of a band, 84 dB below that of a full-scale sine: below it nothing is heard
+CODEC_SCALE = 100.0  # a full-scale sine is 50, in the codec's own spectrum 100: less root there, and so all weights are meant
 BARK_WINDOW, BARK_SCALE = 512, 6.910853e-6
 BARK_INPUT = np.array([[2.740826, -5.4816519, 2.740826], [1, -1.9444777, 0.94597794]])  # P.862.2's high-pass, 16 kHz
 LEVEL, LEVEL_BINS = 1e7 * 512 * 192 / 2, (11, 105)  # mean power of 325 to 3250 Hz; 192 is the window's
@@ -66,7 +66,7 @@ def mel_filters(n_fft: int, bands: int, sample_rate: int) -> Tensor:
 
 
 def stft(x: Tensor, window: int, hop: int) -> Tensor:
-    """[B, N] to complex [B, window/2 + 1, frames], a full-scale sine near 1."""
+    """[B, N] to complex [B, window/2 + 1, frames], a full-scale sine ½."""
     w = _window(window, x.device)
     return torch.stft(x, window, hop, window=w, center=True, pad_mode="constant", return_complex=True) * (2 / window)
 
@@ -79,15 +79,17 @@ def _compressed(s: Tensor) -> tuple[Tensor, Tensor]:
 
 def spectral(x: Tensor, y: Tensor, sample_rate: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
     """`complex`, of the bins below `PHASE_BELOW`, and `magnitude`: absolute error in the compressed domain, divided by the number of all
-    bins, at one resolution drawn per call."""
-    pick = int(torch.randint(len(RESOLUTIONS), (), generator=generator))
-    window, hop = RESOLUTIONS[pick]
-    with torch.no_grad():
-        reference, loudness = _compressed(stft(x, window, hop) * CODEC_SCALE)
-    output, loud = _compressed(stft(y, window, hop) * CODEC_SCALE)
-    difference = torch.view_as_real(output - reference)
-    phased = difference[:, : round(PHASE_BELOW * window / sample_rate)].abs().sum() / difference.numel()
-    return {"complex": phased, "magnitude": (loud - loudness).abs().mean()}
+    bins, at one resolution drawn by `generator`, or without one the mean over all."""
+    every = range(len(RESOLUTIONS)) if generator is None else [int(torch.randint(len(RESOLUTIONS), (), generator=generator))]
+    phased, magnitude = y.new_zeros(()), y.new_zeros(())
+    for window, hop in (RESOLUTIONS[i] for i in every):
+        with torch.no_grad():
+            reference, loudness = _compressed(stft(x, window, hop) * CODEC_SCALE)
+        output, loud = _compressed(stft(y, window, hop) * CODEC_SCALE)
+        difference = torch.view_as_real(output - reference)
+        phased = phased + difference[:, : round(PHASE_BELOW * window / sample_rate)].abs().sum() / difference.numel()
+        magnitude = magnitude + (loud - loudness).abs().mean()
+    return {"complex": phased / len(every), "magnitude": magnitude / len(every)}
 
 
 def _over_clips(x: Tensor, values: Tensor) -> Tensor:
@@ -129,9 +131,10 @@ def _band_sums(values: Tensor, edges: list[int]) -> Tensor:
 
 
 def mel(x: Tensor, y: Tensor, sample_rate: int, scales: int = 2, generator: torch.Generator | None = None) -> Tensor:
-    """Mean absolute log10-mel error over `scales` of the seven scales, drawn per call."""
+    """Mean absolute log10-mel error over `scales` of the seven scales, drawn by `generator`, or without one over all."""
+    every = range(len(MEL_SCALES)) if generator is None else torch.randperm(len(MEL_SCALES), generator=generator)[:scales].tolist()
     total = y.new_zeros(())
-    for i in torch.randperm(len(MEL_SCALES), generator=generator)[:scales].tolist():
+    for i in every:
         window, bands = MEL_SCALES[i]
         filters = mel_filters(window, bands, sample_rate).to(y.device)
 
@@ -143,7 +146,7 @@ def mel(x: Tensor, y: Tensor, sample_rate: int, scales: int = 2, generator: torc
         with torch.no_grad():
             reference = log_mel(x)
         total = total + (log_mel(y) - reference).abs().mean()
-    return total / scales
+    return total / len(every)
 
 
 @functools.cache
@@ -202,7 +205,7 @@ def disturbance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def reconstruction(x: Tensor, y: Tensor, sample_rate: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-    """All reconstruction losses of output y [B, N] against x [B, N], unweighted."""
+    """All reconstruction losses of output y [B, N] against x [B, N], unweighted; without `generator` at every resolution and scale."""
     return {
         "waveform": waveform(x, y),
         **by_band(x, y, sample_rate),

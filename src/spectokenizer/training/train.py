@@ -14,7 +14,8 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,11 @@ class State:
 
 
 def make_optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the network, AdamW for everything else."""
+    """Muon for the matrices of encoder and decoder, whatever their size (and the first level's bias per band and channel: so all
+    bundled models were trained), AdamW for everything else."""
     matrices, rest = [], []
-    for parameter in model.parameters():
-        (matrices if parameter.ndim == 2 and min(parameter.shape) >= 16 else rest).append(parameter)
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim == 2 and not name.startswith("quantizer.") else rest).append(parameter)
     adam = torch.optim.AdamW(rest, lr=1.0, betas=(0.8, 0.99), weight_decay=config.weight_decay)
     if not config.muon:
         return [torch.optim.AdamW([*model.parameters()], lr=1.0, betas=(0.8, 0.99), weight_decay=config.weight_decay)]
@@ -237,8 +239,7 @@ def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage
     out: dict[str, float] = {}
     for k in sorted({min(k, c.num_codebooks) for k in (1, 3, 8, c.num_codebooks)}) if stage.quantize else [0]:
         active = torch.full((len(x),), k, device=x.device) if k else None
-        generator = torch.Generator().manual_seed(0)
-        values, y, codes = compute_losses(model, x, stage, active, False, generator, c.sample_rate)
+        values, y, codes = compute_losses(model, x, stage, active, False, None, c.sample_rate)
         name = rate_name(c, k)
         out |= {f"{name}/{key}": float(value) for key, value in values.items()}
         out[f"{name}/si_sdr"] = float(losses.si_sdr(x[:, : y.shape[1]], y).mean())
@@ -368,9 +369,6 @@ def _train(
             raise ConfigError(f"{out} holds a run of another codec or optimiser; choose another folder ({error})") from error
         console.print(f"going on at step {state.step}")
 
-    asked = threading.Event()  # to stop
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
     if main:
         _forget_after(out / "metrics.jsonl", state.step)
     writer = SummaryWriter(out, purge_step=state.step) if main else None
@@ -387,7 +385,7 @@ def _train(
     c = config.codec
     total = min(config.steps, max_steps or config.steps)
     last_save = last_log = time.monotonic()
-    sums, summed = dict[str, float](), 0
+    sums, counts = dict[str, float](), dict[str, int]()  # a stage may begin between two rows, and bring other losses
     tokens_per_step = config.batch_size * config.segment_length // c.frame_size
     seen: deque[Tensor] = deque(maxlen=max(config.log_every, -(-4 * c.codebook_size // tokens_per_step)))  # 4 tokens per entry or more
     columns = (
@@ -397,7 +395,11 @@ def _train(
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("{task.fields[status]}"),
     )
-    with rich.progress.Progress(*columns, console=console, refresh_per_second=1) as bar:
+    with ExitStack() as stack:
+        asked = stack.enter_context(_asked_to_stop())
+        if writer:
+            stack.enter_context(closing(writer))
+        bar = stack.enter_context(rich.progress.Progress(*columns, console=console, refresh_per_second=1))
         task = bar.add_task("training", total=total, completed=state.step, status="")
         stopping = False
         while state.step < total and not stopping:
@@ -407,6 +409,8 @@ def _train(
             if stage.freeze_encoder and stage_step == 0:  # what is frozen are the averaged weights, those that are exported
                 _plain(state.model).load_state_dict(state.averaged.module.state_dict())
             if stage.quantize and (not state.codebooks_ready or (stage.new_codebooks and stage_step == 0)):
+                if main:
+                    state.save(out, config)  # k-means of a large codebook takes minutes, and is not stopped in between
                 _initialize_codebooks(state, draw_batch, config, rng)
             state.codebooks_ready = stage.quantize
             x = draw_batch(rng)
@@ -435,7 +439,7 @@ def _train(
                 _roll_back(state, out, config, stage)
                 if main:
                     _forget_after(out / "metrics.jsonl", state.step)
-                sums, summed = {}, 0
+                sums, counts = {}, {}
                 seen.clear()
                 continue
             quality = losses.si_sdr(x[:, : y.shape[1]], y.detach()).mean()
@@ -450,14 +454,14 @@ def _train(
 
             for key, value in {**values, **logged_only, "loss": loss, "gradient_norm": norm, "si_sdr": quality}.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
-            summed += 1
+                counts[key] = counts.get(key, 0) + 1
             if codes is not None:
                 seen.append(codes)
             if state.step % config.log_every == 0:
                 now = time.monotonic()
-                logged = {key: value / summed for key, value in sums.items()}
+                logged = {key: value / counts[key] for key, value in sums.items()}
                 logged["audio_seconds"] = state.seconds
-                logged["audio_seconds_per_second"] = summed * x.numel() / c.sample_rate * fabric.world_size / (now - last_log)
+                logged["audio_seconds_per_second"] = counts["loss"] * x.numel() / c.sample_rate * fabric.world_size / (now - last_log)
                 if seen:
                     use = usage(torch.cat([*seen]).cpu(), c.codebook_size)
                     logged["utilisation_min"] = min(u["utilisation"] for u in use)
@@ -465,7 +469,7 @@ def _train(
                 log("train", logged)
                 names = " ".join(f"{key} {logged[key]:.4g}" for key in values)
                 bar.update(task, status=f"{stage.name}: {names} | {logged['audio_seconds_per_second']:.1f} s/s")
-                sums, summed, last_log = {}, 0, now
+                sums, counts, last_log = {}, {}, now
             bar.update(task, completed=state.step)
 
             if state.step % config.validate_every == 0 or state.step == total:
@@ -480,11 +484,22 @@ def _train(
             if main and time.monotonic() - last_save > config.save_minutes * 60:
                 state.save(out, config)
                 last_save = time.monotonic()
-    if main:
-        state.save(out, config)
-    if writer:
-        writer.close()
+        if main:
+            state.save(out, config)
     console.print(f"step {state.step} of {config.steps}, {state.seconds / 3600:.1f} h of audio seen; saved in {out}")
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Set by SIGINT or SIGTERM, to end after the step; afterwards those do again what they did before."""
+    asked = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, lambda *_: asked.set()) for number in numbers}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _agree(fabric: Fabric, loss: Tensor, asked: bool) -> tuple[bool, bool]:
