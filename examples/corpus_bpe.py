@@ -2,7 +2,7 @@
 
     python examples/corpus_bpe.py [FOLDER] [VOCABULARY]
 
-Needs: pip install "spectokenizer[corpus]" codec-bpe
+Needs: pip install ".[corpus]" codec-bpe
 A vocabulary is only as good as its audio is long: with the example recording this shows the way, no more.
 """
 
@@ -12,10 +12,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from codec_bpe.core.trainer import Trainer
 
 import spectokenizer
 from spectokenizer import corpus
+
+try:
+    from codec_bpe.core.trainer import Trainer
+except ModuleNotFoundError as error:
+    sys.exit(f"{error.name} is missing: pip install codec-bpe")
 
 BITRATE = 1000  # two codebooks: a frame is two characters
 recordings = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("speech.flac")

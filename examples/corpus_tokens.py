@@ -2,7 +2,7 @@
 
     python examples/corpus_tokens.py [FOLDER]
 
-Needs: pip install "spectokenizer[corpus]"
+Needs: pip install ".[corpus]"
 """
 
 import sys

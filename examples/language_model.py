@@ -4,7 +4,7 @@
     python examples/language_model.py --tokens TOKENS/ --model mini --codebooks 2 --minutes 5 --out lm/
     python examples/language_model.py --out lm/ --continue clip.wav --seconds 3
 
-Needs: pip install "spectokenizer[train]" (matplotlib, if there, draws the curve)
+Needs: pip install ".[train]" (matplotlib, if there, draws the curve)
 
 The tokens of 5 % of the speech, of speakers that are not trained on where files tell them apart, are predicted one after another by
 a decoder-only transformer. Its bits per token are what entropy coding with this model would leave of them. A token enters, and is

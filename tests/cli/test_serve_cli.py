@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -64,3 +65,17 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, codec: Codec)
 @pytest.mark.parametrize("arguments", [["--slots", "0"], ["--idle", "0"], ["--port", "70000"], ["--message-kib", "0"], ["--tick", "50"]])
 def test_wrong_usage(arguments: list[str]) -> None:
     assert CliRunner().invoke(serve, arguments).exit_code == 2
+
+
+def test_more_slots_than_this_machine_can_step_are_told(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spectokenizer.cli import serve as module
+
+    assert 0 < module.full_step(codec, 3) < 60
+    monkeypatch.setattr(module, "full_step", lambda *_: 0.036)
+    monkeypatch.setattr("spectokenizer.live.server.Server.serve", serve_nothing)
+    said = CliRunner().invoke(serve, ["--slots", "64", "-m", str(codec.network.folder)]).output
+    assert said.startswith("ws://127.0.0.1:1/ ") and "Warning: 64 calls both ways take 36 of every 20 ms here; give fewer --slots" in said
+
+
+async def serve_nothing(self: object, host: str, port: int, listening: Callable[[int], None]) -> None:
+    listening(1)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
+import spectokenizer
 from spectokenizer import Codec
 from spectokenizer.runtime.network import Stepper
 
@@ -53,3 +57,14 @@ def test_steppers_share_nothing_but_the_session(codec: Codec) -> None:
     assert not np.array_equal(two.step(x[1]), expected[1])
     two = Stepper(codec.network, "encoder")
     assert all(np.array_equal(two.step(part), other) for part, other in zip(x, expected, strict=True))
+
+
+def test_the_page_about_the_graphs() -> None:
+    """What docs/onnx.md shows is the codec, to the bit."""
+    page = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text(encoding="utf-8")
+    codec = spectokenizer.load("mini")
+    audio = (0.1 * np.random.default_rng(0).standard_normal(20 * 320)).astype(np.float32)
+    names: dict[str, Any] = {"folder": codec.network.folder, "audio": audio}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    expected = codec.decoder().push(codec.encoder(4000).push(audio))
+    np.testing.assert_array_equal(np.concatenate(names["heard"]), expected)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from statistics import median
+from typing import TYPE_CHECKING
+
 import click
 
 from .common import model_option, say
+
+if TYPE_CHECKING:
+    from ..runtime.codec import Codec
 
 
 @click.command()
@@ -37,6 +44,14 @@ def serve(
 
     limits = Limits(slots, 1024 * message_kib, ahead, idle=idle, stall=stall, tick=tick / 1000, grace=grace)
     codec = load(model, threads)
+    step, frame = full_step(codec, slots), 1 / codec.info.frame_rate
+
+    def listening(bound: int) -> None:
+        say(f"ws://{shown}:{bound}/   {codec.info.name}, {slots} streams; /health, /metrics")
+        if step > frame:
+            say(f"Warning: {slots} calls both ways take {1000 * step:.0f} of every {1000 * frame:.0f} ms here; give fewer --slots")
+
+    shown = f"[{host}]" if ":" in host else host
 
     async def run() -> None:
         server = Server(codec, limits, origins)
@@ -46,7 +61,29 @@ def serve(
                 loop.add_signal_handler(number, server.stop)
             except NotImplementedError:  # Windows
                 signal.signal(number, lambda *_: loop.call_soon_threadsafe(server.stop))
-        shown = f"[{host}]" if ":" in host else host
-        await server.serve(host, port, lambda bound: say(f"ws://{shown}:{bound}/   {codec.info.name}, {slots} streams; /health, /metrics"))
+        await server.serve(host, port, listening)
 
     asyncio.run(run())
+
+
+def full_step(codec: Codec, slots: int, rounds: int = 5) -> float:
+    """Seconds that a frame of all streams takes when all slots are taken in both directions, median."""
+    import numpy as np
+
+    from ..runtime.batch import DecoderBatch, EncoderBatch
+
+    encoders, decoders = EncoderBatch(codec, slots), DecoderBatch(codec, slots)
+    for batch in (encoders, decoders):
+        for _ in range(slots):
+            batch.join()
+    samples = 0.1 * np.random.default_rng(0).standard_normal((slots, codec.info.frame_size)).astype(np.float32)
+    taken = []
+    for _ in range(1 + rounds):  # the first one allocates
+        for slot in range(slots):
+            encoders.push(slot, samples[slot])
+        start = time.perf_counter()
+        for slot, codes in encoders.step().items():
+            decoders.push(slot, codes)
+        decoders.step()
+        taken.append(time.perf_counter() - start)
+    return median(taken[1:])
