@@ -98,7 +98,19 @@ def test_nothing_heavy_is_imported_before_it_is_used(python: Python, statement: 
 
 # -- who may import whom -------------------------------------------------------------------------------------------------------
 
-ORDER = ["errors", "disk", "config", "codes", "tokens", "bitstream", "runtime", "live", "corpus", "cli"]  # each may import those before it
+ORDER = [
+    "errors",
+    "disk",
+    "config",
+    "codes",
+    "tokens",
+    "bitstream",
+    "runtime",
+    "live",
+    "corpus",
+    "spectrogram",
+    "cli",
+]  # each may import those before it
 RESEARCH = ["model", "training", "export", "evaluation", "experiments"]
 LIBRARIES = {  # beyond the standard library
     "errors": set(),
@@ -110,13 +122,15 @@ LIBRARIES = {  # beyond the standard library
     "runtime": {"numpy", "onnxruntime", "soundfile", "soxr"},
     "live": {"numpy"},
     "corpus": {"numpy", "soundfile"},
+    "spectrogram": {"numpy"},
     "cli": {"click", "numpy"},
 }
 LAZY_LIBRARIES = {  # inside functions only
     "runtime": {"huggingface_hub"},
     "live": {"sounddevice", "websockets", "prometheus_client"},
     "corpus": {"pyarrow", "ray"},
-    "cli": {"torch", "lightning_fabric", "matplotlib"},
+    "spectrogram": {"matplotlib"},
+    "cli": {"torch", "lightning_fabric"},
 }
 
 

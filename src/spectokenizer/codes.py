@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,30 @@ class Codes:
 def num_frames(num_samples: int, frame_size: int, delay_samples: int) -> int:
     """Frames that cover `num_samples`: the last sample must have left the decoder, which is `delay_samples` late."""
     return -(-(num_samples + delay_samples) // frame_size) if num_samples else 0
+
+
+class CodebookUsage(NamedTuple):
+    """How one codebook is used over a set: share of its codes that occur, 2^entropy, entropy in bits per code, and of how many tokens."""
+
+    utilisation: float
+    perplexity: float
+    entropy: float
+    tokens: int
+
+
+def codebook_usage(codes: npt.NDArray[np.integer[Any]], codebook_size: int) -> list[CodebookUsage]:
+    """One entry per codebook of codes [K, T]; absent ones, codebook_size, are left out.
+
+    Few tokens cannot show many codes: utilisation is at most tokens / codes, perplexity at most the smaller of both, and entropy, that of
+    single codes as counted, is too low when there are not many more tokens than codes.
+    """
+    usage = []
+    for book in codes:
+        counts = np.bincount(book[book < codebook_size].astype(np.int64), minlength=codebook_size)
+        p = counts[counts > 0] / max(1, counts.sum())
+        entropy = float(-np.sum(p * np.log2(p))) + 0.0
+        usage.append(CodebookUsage(len(p) / codebook_size, 2**entropy, entropy, int(counts.sum())))
+    return usage
 
 
 def check_codes(codes: npt.ArrayLike, num_codebooks: int | None, codebook_size: int) -> CodeArray:

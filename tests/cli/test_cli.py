@@ -169,7 +169,7 @@ def test_pipes(codec: Codec, speech: np.ndarray, model: list[str], options: list
         assert b" s of audio, " in done.stderr and b"Traceback" not in done.stderr and b"Warning" not in done.stderr
 
 
-@pytest.mark.parametrize(("command", "message"), [("encode", "standard input: not audio"), ("decode", "the data end at byte 0")])
+@pytest.mark.parametrize(("command", "message"), [("encode", "not audio"), ("decode", "the data end at byte 0")])
 def test_nothing_on_standard_input(python: Python, options: list[str], model: list[str], command: str, message: str) -> None:
     done = python("-m", "spectokenizer", command, "-", "-", *(options if command == "encode" else model), input=b"")
     assert (done.returncode, done.stdout) == (1, b"")

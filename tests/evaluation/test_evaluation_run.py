@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from spectokenizer.codes import codebook_usage
 from spectokenizer.errors import AudioError, ConfigError, SpecTokenizerError, StreamError
 from spectokenizer.evaluation import evaluate as ev
 from spectokenizer.evaluation import report
@@ -329,9 +330,10 @@ def test_estimates():
 def test_codebook_usage():
     rng = np.random.default_rng(0)
     codes = np.stack([rng.integers(0, 16, 20000), np.zeros(20000, int)])
-    full, dead = report.codebook_usage(codes, 16)
+    full, dead = codebook_usage(codes, 16)
     assert full.utilisation == 1 and full.entropy == pytest.approx(4, abs=0.01) and full.perplexity == pytest.approx(16, rel=0.01)
-    assert dead == (1 / 16, 1, 0)
+    assert dead == (1 / 16, 1, 0, 20000)
+    assert codebook_usage([np.array([16, 3, 16])], 16)[0] == (1 / 16, 1, 0, 1)  # absent codes are none
 
 
 def test_too_few_frames_for_entropy(data, tmp_path):

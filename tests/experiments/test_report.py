@@ -36,7 +36,7 @@ def made(experiment, pesq, seeds=(0, 1, 2), failures=(), tmp_path=None):
             results.append(
                 {
                     "trial": trial.name, "seed": seed, "steps": 9, "audio_seconds": 1.0,
-                    "parameters": sum(cost.parameters for cost in codec.costs(experiment.used_codebooks(codec))),
+                    "parameters": sum(cost.parameters for cost in codec.costs(min(experiment.codebooks, codec.num_codebooks))),
                     "macs_per_second": codec.macs_per_second, "table_numbers": codec.table_numbers, "channels": list(codec.channels),
                     "bitrate": 4000, "clips": CLIPS, "seconds": 20.0, "absent": {"stoi": "no pystoi (pip install pystoi)"},
                     "failed_clips": [], "environment": {"torch": "2"},

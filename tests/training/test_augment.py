@@ -255,4 +255,4 @@ def test_no_matplotlib(monkeypatch):
     from spectokenizer.training import samples
 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert samples.spectrograms({"original": voices(1)[0]}, RATE) is None
+    assert samples.picture_of({"original": voices(1)[0]}, RATE) is None

@@ -23,11 +23,12 @@ from click.testing import CliRunner  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from spectokenizer.cli import main  # noqa: E402
+from spectokenizer.codes import codebook_usage  # noqa: E402
 from spectokenizer.disk import lock  # noqa: E402
 from spectokenizer.errors import ConfigError, ModelError, TrainingError  # noqa: E402
 from spectokenizer.training.checkpoint import load_model  # noqa: E402
 from spectokenizer.training.config import TrainConfig  # noqa: E402
-from spectokenizer.training.train import _refuse_collapse, usage  # noqa: E402
+from spectokenizer.training.train import _refuse_collapse  # noqa: E402
 
 RECIPE = """
 batch_size = 2
@@ -234,7 +235,7 @@ def test_few_tokens_are_no_collapse(tmp_path):
     config = TrainConfig.load(tmp_path / "x.toml")
     stage = config.stages[0]
     tokens = torch.randint(32768, (4800, 1), generator=torch.Generator().manual_seed(0)) // 32  # a thousand entries in use
-    use = {f"codebook0/{key}": value for key, value in usage(tokens, 32768)[0].items()}
+    use = {f"codebook0/{key}": value for key, value in codebook_usage(tokens.T.numpy(), 32768)[0]._asdict().items()}
     assert use["codebook0/tokens"] == 4800
     assert 0.02 * 4800 < use["codebook0/perplexity"] < 1024
     _refuse_collapse({**use, "codebook0/perplexity": 200.0}, config, stage, 5000)  # below 2 % of the entries

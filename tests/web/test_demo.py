@@ -22,14 +22,14 @@ from spectokenizer.errors import ModelError
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo.sys, "platform", "linux")
+    monkeypatch.setattr("sys.platform", "linux")
     return tmp_path / "cache"
 
 
 def test_a_folder_for_any_static_host(codec: Codec, cache: Path, node: str, packages: Path, tmp_path: Path) -> None:
     """With the packages at hand nothing is fetched; the model is the one that was asked for, and the folder is complete."""
     lock = (demo.SOURCES[1] / "package-lock.json").read_bytes()
-    work = demo.cache() / f"build-{demo.hashlib.sha256(lock).hexdigest()[:12]}"
+    work = demo.cache_folder() / "web" / f"build-{demo.hashlib.sha256(lock).hexdigest()[:12]}"
     ort = work / "node_modules" / "onnxruntime-web" / "dist"
     ort.mkdir(parents=True)
     for name in demo.USED:

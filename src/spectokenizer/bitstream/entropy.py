@@ -27,14 +27,13 @@ from ..codes import check_codes
 from ..disk import replacing
 from ..errors import CodesError, ConfigError, CorruptedError, ModelError
 from . import bits
+from .coding import HASH_SIZE
 from .crc32c import crc32c
+from .records import MAX_CODEBOOKS, MAX_FRAMES
 
 MAGIC = b"\x89STE"
 VERSION = 1
 FILE = "entropy.bin"  # in a model's folder
-HASH_SIZE = 8  # bytes
-MAX_FRAMES = 255  # per packet
-MAX_CODEBOOKS = 32
 MAX_RANK = 32
 MAX_SOURCES = 4
 MAX_SHIFT = 8

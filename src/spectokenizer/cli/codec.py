@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import ConfigError
 from .common import bitrate_option, chosen_bitrate, load, model_option, named, progress, say, sink, source
 
 if TYPE_CHECKING:
@@ -161,10 +162,20 @@ def roundtrip(audio: str, output: str | None, model: str, bitrate: float | None,
     for key, value in rows.items():
         click.echo(f"{key + ':':18}{value}")
     if plot:
-        from .plot import spectrograms
-
-        spectrograms(audio, output, plot, info.sample_rate, f"{bitrate / 1000:g} kbit/s")
+        _plot({"original": audio, f"{bitrate / 1000:g} kbit/s": output}, plot, info.sample_rate)
     click.echo(f"{'listen:':18}{output}" + (f"   look: {plot}" if plot else "") + (f"   file: {keep}" if keep else ""))
+
+
+def _plot(files: dict[str, str], path: str, rate: int, seconds: float = 20.0) -> None:
+    """The first `seconds` of audio files by title. Raises ModelError without matplotlib, ConfigError for an unknown kind of picture."""
+    from ..runtime import audio
+    from ..spectrogram import spectrograms
+
+    figure = spectrograms({title: audio.read(name, rate)[0][: int(seconds * rate)] for title, name in files.items()}, rate)
+    try:
+        figure.savefig(path, dpi=110)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 @click.command()

@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import click
 
+from ..disk import cache_folder
 from ..errors import ModelError
 from .common import load, model_option, say
 
@@ -49,18 +49,9 @@ def demo(model: str, port: int, out: Path | None, show: bool) -> None:
         build(folder, out)
         say(f"{out}: put it on any static host with https")
         return
-    page = cache() / "page"
+    page = cache_folder() / "web" / "page"
     build(folder, page)
     serve(page, port, show)
-
-
-def cache() -> Path:
-    """The user's folder for what can be made again."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache"))
-    return Path(base) / "spectokenizer" / "web"
 
 
 def build(model: Path, out: Path) -> None:
@@ -77,7 +68,7 @@ def build(model: Path, out: Path) -> None:
 def prepared(source: Path) -> Path:
     """A writable copy of the page's sources in the cache, with what npm installs for it."""
     lock = (source / "package-lock.json").read_bytes()
-    work = cache() / f"build-{hashlib.sha256(lock).hexdigest()[:12]}"
+    work = cache_folder() / "web" / f"build-{hashlib.sha256(lock).hexdigest()[:12]}"
     for name in ("package.json", "package-lock.json", "build.mjs", "index.html", "sw.js", "src", "page"):
         if (source / name).is_dir():
             shutil.rmtree(work / name, ignore_errors=True)

@@ -14,8 +14,6 @@ from ..errors import TruncatedError
 from .common import bitrate_option, chosen_bitrate, load, named, progress, say, sink
 
 if TYPE_CHECKING:
-    from soundfile import SoundFile
-
     from ..bitstream.entropy import Entropy
     from ..runtime.audio import Audio
     from ..runtime.codec import Codec
@@ -141,7 +139,7 @@ def _file(stack: ExitStack, path: str, rate: int) -> Iterator[Audio]:
     return _samples(stack.enter_context(audio.open_audio(path)), stack.enter_context(progress("sending")), rate)
 
 
-def _samples(file: SoundFile, update: Callable[[float | None, float], None], rate: int) -> Iterator[Audio]:
+def _samples(file: Any, update: Callable[[float | None, float], None], rate: int) -> Iterator[Audio]:
     import numpy as np
 
     from ..runtime import audio

@@ -42,7 +42,6 @@ from . import report
 
 SAMPLE_RATE = registry.SAMPLE_RATE
 MAX_LAG = 640  # samples, 40 ms
-TRUSTED_CORRELATION = 0.5  # below it the peak says nothing about time: at low bitrates phase is made up
 
 
 class Clip(NamedTuple):
@@ -218,7 +217,7 @@ def measure(clip: Clip, system: System, names: Sequence[str], codes_folder: Path
         return Failure(system.name, system.bitrate, clip.name, printable(reason.replace("\n", " ")))
 
     lag, correlation = find_lag(reference, degraded)
-    shifted = bool(lag) and correlation >= TRUSTED_CORRELATION and not getattr(system, "aligned", False)
+    shifted = bool(lag) and correlation >= report.TRUSTED_CORRELATION and not getattr(system, "aligned", False)
     if shifted:
         degraded = shift(degraded, lag)
     energy_in, energy_out = (float(np.sum(np.square(x, dtype=np.float64))) for x in (reference, degraded))

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..codes import codebook_usage
 from ..disk import replace_text
 from .metrics import METRICS, Column, Metric
 
 if TYPE_CHECKING:
     from .evaluate import Clip, System
 
+TRUSTED_CORRELATION = 0.5  # below it the peak says nothing about time: at low bitrates phase is made up
 ORIGINAL = "original"  # the name of the system that leaves clips as they are
 TEXT_FIELDS = {"system", "clip", "audio", "fingerprint", "notes"}
 GROUPS = {
@@ -145,25 +147,6 @@ def summarise(rows: Iterable[Row], columns: Sequence[Column]) -> dict[Key, dict[
     return table
 
 
-class Codebook(NamedTuple):
-    """How one codebook is used over a set: share of its codes that occur, 2^entropy, entropy in bits per code."""
-
-    utilisation: float
-    perplexity: float
-    entropy: float
-
-
-def codebook_usage(codes: npt.NDArray[np.integer[Any]], size: int) -> list[Codebook]:
-    """One entry per codebook of codes [K, T]. Entropy is that of single codes as counted: low when T is not much above `size`."""
-    usage = []
-    for book in codes:
-        counts = np.bincount(book.astype(np.int64), minlength=size)
-        p = counts[counts > 0] / max(1, counts.sum())
-        entropy = float(-np.sum(p * np.log2(p))) + 0.0
-        usage.append(Codebook(len(p) / size, 2**entropy, entropy))
-    return usage
-
-
 # -- output ------------------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +235,7 @@ def alignment(rows: list[Row], run: dict[str, Any]) -> str:
     body = []
     for entry in run["systems"].values():
         group = [row for row in rows if (row["system"], row["bitrate"]) == (entry["name"], entry["bitrate"])]
-        trusted = [row["lag_ms"] for row in group if row["correlation"] >= 0.5]
+        trusted = [row["lag_ms"] for row in group if row["correlation"] >= TRUSTED_CORRELATION]
         gains = [row["gain_db"] for row in group if math.isfinite(row["gain_db"])]
         if group and entry["name"] != ORIGINAL:
             body.append(

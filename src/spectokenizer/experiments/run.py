@@ -38,16 +38,16 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from .. import __version__
-from ..codes import num_frames
+from ..codes import codebook_usage, num_frames
 from ..config import CodecConfig
-from ..disk import replace_text
+from ..disk import cache_folder, replace_text
 from ..errors import ConfigError, SpecTokenizerError, TrainingError
 from ..evaluation import evaluate as ev
 from ..evaluation import metrics as registry
 from ..evaluation import report as evaluation_report
 from ..runtime.audio import Audio, resample
 from ..training.config import TrainConfig
-from ..training.data import Clips, cache_folder, find
+from ..training.data import Clips, find
 from . import claims
 from .trials import Experiment, Trial
 
@@ -388,7 +388,7 @@ def usage(system: TorchSystem, folder: Path, sources: Sources) -> dict[str, Any]
     codes, on = np.concatenate([np.load(path, allow_pickle=False) for path in sorted(where.glob("*.npy"))], 1), "held-out clips"
     if codes.shape[1] < TOKENS_PER_ENTRY * size:
         codes, on = _training_codes(system, TOKENS_PER_ENTRY * size, sources), "training clips"
-    books = evaluation_report.codebook_usage(codes, size)
+    books = codebook_usage(codes, size)
     return {
         "utilisation": 100 * float(np.mean([book.utilisation for book in books])),
         "perplexity": float(np.mean([book.perplexity for book in books])),

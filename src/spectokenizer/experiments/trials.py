@@ -68,9 +68,6 @@ class Experiment:
     def trial(self, name: str) -> Trial:
         return next(trial for trial in self.trials if trial.name == name)
 
-    def used_codebooks(self, codec: CodecConfig) -> int:
-        return min(self.codebooks, codec.num_codebooks)
-
     def recipe(self, trial: Trial, seed: int, with_autoencoder: bool = True) -> dict[str, Any]:
         """The training file of a trial, as a dict. A run that begins with a trained network does not need the autoencoder again:
         its steps go to the other stages.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,9 +18,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ..corpus.sources import READABLE, SHARD, expand
-from ..disk import printable, replace_text, replacing
+from ..disk import cache_folder, printable, replace_text, replacing
 from ..errors import AudioError, ConfigError
 from ..runtime import audio
+from ..runtime.sinks import to_int16
 
 AHEAD = 8  # clips in memory while decoding
 
@@ -109,10 +109,6 @@ def _parquet_entries(manifest: Path) -> dict[int, object]:
 
 
 # -- clips -------------------------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "spectokenizer"
 
 
 class Clips:
@@ -254,7 +250,7 @@ def _samples(clip: Encoded, sample_rate: int) -> np.ndarray | str:
     except AudioError as error:
         reason = str(error).removeprefix("standard input: ")  # a member of a tar file has no name of its own
         return reason if reason.startswith(printable(clip.name)) else f"{clip.name}: {reason}"
-    return np.round(np.clip(samples, -1, 1 - 2**-15) * 32768).astype(np.int16)
+    return to_int16(samples)
 
 
 def _ordered(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

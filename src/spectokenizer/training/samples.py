@@ -9,7 +9,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from ..config import CodecConfig
+from ..errors import ModelError
 from ..model.spectokenizer import SpecTokenizer
+from ..spectrogram import spectrograms
 from .config import Stage, TrainConfig
 from .data import Clips
 
@@ -48,7 +50,7 @@ class Samples:
             for name, audio in shown.items():
                 if name != "original" or not self.originals_written:
                     self.writer.add_audio(f"clip{i}/{name}", audio, step, self.codec.sample_rate)
-            picture = spectrograms(shown, self.codec.sample_rate)
+            picture = picture_of(shown, self.codec.sample_rate)
             if picture is not None:
                 self.writer.add_image(f"clip{i}/spectrograms", picture, step, dataformats="HWC")
         self.originals_written = True
@@ -64,22 +66,12 @@ class Samples:
         return out
 
 
-def spectrograms(shown: dict[str, np.ndarray], sample_rate: int) -> Any:
-    """One above the other, as a picture [H, W, 3] of uint8; None without matplotlib."""
+def picture_of(shown: dict[str, np.ndarray], sample_rate: int) -> np.ndarray | None:
+    """Their spectrograms, [H, W, 3] of uint8; None without matplotlib."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
+        figure = spectrograms(shown, sample_rate)
+    except ModelError:
         return None
-    figure = Figure(figsize=(8, 1.8 * len(shown)), dpi=90, layout="constrained")
-    for axes, (name, samples) in zip(figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0], shown.items(), strict=True):
-        padded = np.pad(samples, (0, max(0, 512 - len(samples))))
-        frames = np.lib.stride_tricks.sliding_window_view(padded, 512)[::128] * np.hanning(512)
-        level = 20 * np.log10(np.abs(np.fft.rfft(frames)).T / 128 + 1e-5)  # dB of full scale
-        extent = (0, len(padded) / sample_rate, 0, sample_rate / 2000)
-        axes.imshow(level, origin="lower", aspect="auto", vmin=-90, vmax=-10, cmap="magma", extent=extent)
-        axes.set(title=name, ylabel="kHz")
-    axes.set_xlabel("s")
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = figure.canvas
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -30,8 +30,9 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
+from ..codes import codebook_usage
 from ..config import CodecConfig
-from ..disk import lock, replace_text
+from ..disk import cache_folder, lock, replace_text
 from ..errors import ConfigError, TrainingError
 from ..model import kernels
 from ..model.discriminators import Discriminators
@@ -208,27 +209,6 @@ def weighted(values: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     return sum((weights[name] * value for name, value in values.items() if weights.get(name)), torch.zeros(()))
 
 
-def usage(codes: Tensor, codebook_size: int) -> list[dict[str, float]]:
-    """Utilisation (share of entries used), perplexity and entropy (bits) of each codebook, from codes [N, K], and from how many tokens.
-
-    Few tokens cannot show many entries: utilisation is at most tokens / entries, and perplexity at most the smaller of both.
-    """
-    out = []
-    for column in codes.T:
-        counts = torch.bincount(column[column < codebook_size], minlength=codebook_size).double()
-        p = counts[counts > 0] / counts.sum().clamp(min=1)
-        entropy = float(-(p * p.log2()).sum())
-        out.append(
-            {
-                "utilisation": float((counts > 0).double().mean()),
-                "perplexity": 2**entropy,
-                "entropy": entropy,
-                "tokens": float(counts.sum()),
-            }
-        )
-    return out
-
-
 @torch.no_grad()
 def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage: Stage) -> dict[str, float]:
     """Averaged weights on pieces of held-out clips, at several numbers of codebooks."""
@@ -245,8 +225,8 @@ def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage
         out[f"{name}/si_sdr"] = float(losses.si_sdr(x[:, : y.shape[1]], y).mean())
         if codes is not None and k == c.num_codebooks:
             heard = (x.unflatten(1, (-1, c.frame_size)) != 0).any(-1).T.flatten()  # short clips sit in silence, which says nothing
-            for i, use in enumerate(usage(codes[heard].cpu(), c.codebook_size)):
-                out |= {f"codebook{i}/{key}": value for key, value in use.items()}
+            for i, use in enumerate(codebook_usage(codes[heard].T.cpu().numpy(), c.codebook_size)):
+                out |= {f"codebook{i}/{key}": float(value) for key, value in use._asdict().items()}
     return out
 
 
@@ -329,7 +309,7 @@ def _train(
     if fabric.device.type == "cpu":
         torch.set_num_threads(threads or max(1, (torch.get_num_threads() // devices)))
         kernels.keep_memory()
-        if not kernels.enable(cache or data.cache_folder()) and fabric.global_rank == 0:
+        if not kernels.enable(cache or cache_folder()) and fabric.global_rank == 0:
             rich.print("[yellow]no C compiler found:[/] training is slower without (see model/kernels.py)")
     rank, main = fabric.global_rank, fabric.global_rank == 0
     console = rich.console.Console(quiet=not main)
@@ -463,9 +443,9 @@ def _train(
                 logged["audio_seconds"] = state.seconds
                 logged["audio_seconds_per_second"] = counts["loss"] * x.numel() / c.sample_rate * fabric.world_size / (now - last_log)
                 if seen:
-                    use = usage(torch.cat([*seen]).cpu(), c.codebook_size)
-                    logged["utilisation_min"] = min(u["utilisation"] for u in use)
-                    logged["perplexity_mean"] = float(np.mean([u["perplexity"] for u in use]))
+                    use = codebook_usage(torch.cat([*seen]).T.cpu().numpy(), c.codebook_size)
+                    logged["utilisation_min"] = min(book.utilisation for book in use)
+                    logged["perplexity_mean"] = float(np.mean([book.perplexity for book in use]))
                 log("train", logged)
                 names = " ".join(f"{key} {logged[key]:.4g}" for key in values)
                 bar.update(task, status=f"{stage.name}: {names} | {logged['audio_seconds_per_second']:.1f} s/s")
