@@ -141,6 +141,13 @@ def test_a_hostile_tar_shard(tmp_path: Path) -> None:
     assert "unpacked" in find([str(compressed)])[0].problem
 
 
+def test_a_shard_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """Where others of the pattern are."""
+    (tmp_path / "s-0.flac").touch()
+    there, missing = find([str(tmp_path / "s-{0..1}.flac")])
+    assert (there.id, there.problem, missing.id) == ("s-0", "", "s-1") and "No such file" in missing.problem
+
+
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no audio in"):
         find([str(tmp_path)])

@@ -91,8 +91,13 @@ def test_manifests(folder, tmp_path):
     manifest.write_text("\n".join(lines))
     assert [p.name for p in data.find_audio(manifest)] == ["a.wav", "b.flac"]
     manifest.write_text('{"file": "audio/a.wav"}')
-    with pytest.raises(ConfigError, match="line 1"):
+    assert [p.name for p in data.find_audio(manifest)] == ["a.wav"]
+    manifest.write_text('{"speaker": 3}')
+    with pytest.raises(ConfigError, match="row 1: no column path"):
         data.find_audio(manifest)
+    table = tmp_path / "list.csv"
+    table.write_text('path,txt\naudio/a.wav,hello\naudio/deep/b.flac,"yes, you"\n')
+    assert [p.name for p in data.find_audio(table)] == ["a.wav", "b.flac"]
     for wrong in (b'{"path": 3}', b"\xff\xfe\x00"):
         manifest.write_bytes(wrong)
         with pytest.raises(ConfigError, match="jsonl"):
@@ -107,7 +112,7 @@ def test_parquet(folder, tmp_path):
     paths = ["audio/a.wav", "audio/broken.wav", "audio/deep/b.flac", "audio/short.wav"]
     parquet.write_table(pyarrow.table({"path": paths, "speaker": [1, 2, 3, 4]}), manifest)
     same(data.Clips.open(manifest, 16000, tmp_path / "one"), data.Clips.open(folder, 16000, tmp_path / "two"))
-    for table, message in [({"file": paths}, 'no column "path"'), ({"path": ["a.wav", None]}, "row 2"), ({"path": [1]}, "row 1")]:
+    for table, message in [({"speaker": paths}, "no column path"), ({"path": ["a.wav", None]}, "row 2"), ({"path": [1]}, "row 1")]:
         parquet.write_table(pyarrow.table(table), manifest)
         with pytest.raises(ConfigError, match=message):
             data.find(manifest)
@@ -119,13 +124,13 @@ def test_parquet(folder, tmp_path):
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     (tmp_path / "list.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigError, match="pip install pyarrow"):
+    with pytest.raises(ConfigError, match="pip install"):
         data.find(tmp_path / "list.parquet")
 
 
 def test_tar_shards_hold_the_same_clips(folder, tmp_path):
     """Cut into two shards in the folder's order, named by folder, pattern, braces, manifest: always the same clips."""
-    read = [(p.relative_to(folder).as_posix(), p.read_bytes()) for p in data.find(folder)]
+    read = [(p.relative_to(folder).as_posix(), p.read_bytes()) for p in data.find_audio(folder)]
     shards = tmp_path / "shards"
     shards.mkdir()
     write_tar(shards / "s-00.tar", [*read[:2], ("a.txt", b"what a says")])
@@ -133,7 +138,7 @@ def test_tar_shards_hold_the_same_clips(folder, tmp_path):
     (tmp_path / "list.txt").write_text("shards/s-00.tar\nshards/s-01.tar")
     plain = data.Clips.open(folder, 16000, tmp_path / "plain")
     for source in (shards, shards / "*.tar", shards / "s-{00..01}.tar", shards / "s-0{0,1}.tar", tmp_path / "list.txt"):
-        assert data.find(source) == [shards / "s-00.tar", shards / "s-01.tar"]
+        assert data.files(data.find(source)) == [shards / "s-00.tar", shards / "s-01.tar"]
         same(data.Clips.open(source, 16000, tmp_path / "cache"), plain)
     assert len(list((tmp_path / "cache").glob("*.i16"))) == 1
     (shards / "loose.wav").write_bytes(read[0][1])
@@ -185,7 +190,7 @@ def test_broken_shards_give_what_is_left(folder, tmp_path, capsys, damage):
     assert len(clips) == (1 if damage in ("no tar", "missing") else 2)
     printed = "".join(capsys.readouterr().out.split())
     assert "skipped" in printed
-    assert "0.tar:thetarfilecannotberead" in printed
+    assert f"0.tar:{'Nosuchfile' if damage == 'missing' else 'thetarfilecannotberead'}" in printed
 
 
 def test_decoding_keeps_few_clips_in_memory():
@@ -210,11 +215,11 @@ def test_formats_in_a_tar(tmp_path):
 
 
 def test_nothing_found(tmp_path):
-    with pytest.raises(ConfigError, match="no audio found"):
+    with pytest.raises(ConfigError, match="no audio in"):
         data.find_audio(tmp_path)
-    with pytest.raises(ConfigError, match="neither"):
+    with pytest.raises(ConfigError, match="no such folder or file"):
         data.find_audio(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="no audio found"):
+    with pytest.raises(ConfigError, match="no file fits the pattern"):
         data.find(tmp_path / "*.tar")
 
 

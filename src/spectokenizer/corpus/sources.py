@@ -50,12 +50,17 @@ def find(inputs: Sequence[str], root: str | None = None, path_column: str | None
 
     Raises ConfigError for an input that is none of these, a manifest that cannot be read, and when nothing is found.
     """
+    return list(_unique(listed(inputs, root, path_column, stdin)))
+
+
+def listed(inputs: Sequence[str], root: str | None = None, path_column: str | None = None, stdin: TextIO | None = None) -> list[Item]:
+    """The same with the ids that the inputs have: neither unique nor safe as paths, but what their owner knows them by."""
     found: list[Item] = []
     for text in inputs:
         found += _one(text, root, path_column, stdin)
     if not found:
         raise ConfigError(f"no audio in {', '.join(inputs)}; looked for files named {' '.join(sorted(READABLE))} and {SHARD}")
-    return list(_unique(found))
+    return found
 
 
 def _one(text: str, root: str | None, path_column: str | None, stdin: TextIO | None) -> Iterator[Item]:
@@ -70,11 +75,14 @@ def _one(text: str, root: str | None, path_column: str | None, stdin: TextIO | N
     elif path.exists():
         yield from _file(text, path_column, root)
     elif set("*?[{") & set(text):
-        matches = [match for match in expand(text) if Path(match).exists()]
-        if not matches:
+        matches = expand(text)
+        if not any(Path(match).exists() for match in matches):
             raise ConfigError(f"{text}: no file fits the pattern")
-        for match in matches:
-            yield from _folder(match) if Path(match).is_dir() else _file(match, path_column, root)
+        for match in matches:  # one of {000..099} that is not there is told like any other that cannot be read
+            if not Path(match).exists():
+                yield _item(match, Path(match).name)
+            else:
+                yield from _folder(match) if Path(match).is_dir() else _file(match, path_column, root)
     else:
         raise ConfigError(f"{text}: no such folder or file")
 

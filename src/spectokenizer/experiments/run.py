@@ -47,7 +47,7 @@ from ..evaluation import metrics as registry
 from ..evaluation import report as evaluation_report
 from ..runtime.audio import Audio, resample
 from ..training.config import TrainConfig
-from ..training.data import Clips, find
+from ..training.data import Clips, files, find
 from . import claims
 from .trials import Experiment, Trial
 
@@ -149,7 +149,7 @@ def jobs(experiment: Experiment, sources: Sources, seeds: Sequence[int], every_s
 
 def fingerprint(source: str) -> dict[str, Any]:
     """What audio it is, wherever it lies: number of files, and a digest of their names and sizes."""
-    paths = find(source)
+    paths = files(find(source))
     root, digest = Path(source), hashlib.sha256()
     for path in paths:
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

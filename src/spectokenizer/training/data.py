@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from ..corpus.sources import READABLE, SHARD, expand
+from ..corpus.sources import SHARD, Item, listed
 from ..disk import cache_folder, printable, replace_text, replacing
 from ..errors import AudioError, ConfigError
 from ..runtime import audio
@@ -31,81 +30,34 @@ R = TypeVar("R")
 # -- where audio is ----------------------------------------------------------------------------------------------------
 
 
-def find(source: str | Path) -> list[Path]:
-    """Audio files and tar shards of `source`, which is one of
+def find(source: str | Path) -> list[Item]:
+    """The clips of `source`, one of what `spectok tokenize` takes (corpus/sources.py):
     - a folder, searched recursively;
-    - a manifest: Parquet with a column "path", JSONL with a "path" each, or a list of paths, relative ones starting at its folder;
-    - an audio file or shard, or a pattern of them: "shards/{000..099}.tar", "{a,b}.tar", "*.tar".
+    - a manifest: Parquet, CSV, TSV or JSONL with a column "path" (or another of its usual names), or a list of paths; relative ones
+      start at its folder;
+    - an audio file or tar shard, or a pattern of them: "shards/{000..099}.tar", "{a,b}.tar", "*.tar".
 
     Raises ConfigError when nothing is found.
     """
-    source = Path(source)
-    if source.is_dir():
-        paths = sorted(p for p in source.rglob("*") if _is_audio(p))
-    elif source.is_file():
-        paths = [source] if _is_audio(source) else [source.parent / entry for entry in _entries(source)]
-    elif set("*?[{") & set(str(source)):
-        paths = [p for p in map(Path, expand(str(source))) if _is_audio(p)]
-    else:
-        raise ConfigError(f"{source}: neither a folder, a file nor a pattern of files")
-    if not paths:
-        raise ConfigError(f"{source}: no audio found; looked for {' '.join(sorted({*READABLE, SHARD}))}")
-    return paths
+    found = listed([str(source)])
+    return sorted(found, key=lambda item: Path(item.path)) if Path(source).is_dir() else found
+
+
+def files(items: Iterable[Item]) -> list[Path]:
+    """The files that they lie in; a tar shard counts once."""
+    out: list[Path] = []
+    for path in (Path(item.path) for item in items):
+        if path.suffix.lower() != SHARD or path not in out[-1:]:
+            out.append(path)
+    return out
 
 
 def find_audio(source: str | Path) -> list[Path]:
     """Those of `find` that are audio files: each is a clip of its own."""
-    paths = [path for path in find(source) if path.suffix.lower() != SHARD]
+    paths = [Path(item.path) for item in find(source) if Path(item.path).suffix.lower() != SHARD]
     if not paths:
         raise ConfigError(f"{source}: holds tar shards alone; audio files are needed here")
     return paths
-
-
-def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in READABLE or path.suffix.lower() == SHARD
-
-
-def _entries(manifest: Path) -> list[str]:
-    """The paths in a manifest, as they stand there."""
-    parquet = manifest.suffix.lower() == ".parquet"
-    entries = _parquet_entries(manifest) if parquet else _text_entries(manifest)
-    for number, entry in entries.items():
-        if not isinstance(entry, str) or not entry:
-            raise ConfigError(f"{manifest}, {'row' if parquet else 'line'} {number}: the path is {entry!r}; give text")
-    return [*entries.values()]
-
-
-def _text_entries(manifest: Path) -> dict[int, object]:
-    """Line number → path."""
-    entries = {}
-    try:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{manifest}: not a manifest: neither text, JSONL nor .parquet ({error.reason})") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                entries[number] = json.loads(line)["path"] if line.lstrip().startswith("{") else line.strip()
-            except (json.JSONDecodeError, KeyError) as error:
-                raise ConfigError(f'{manifest}, line {number}: not a JSON object with a "path"') from error
-    return entries
-
-
-def _parquet_entries(manifest: Path) -> dict[int, object]:
-    """Row number → path."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ConfigError(f"{manifest}: a Parquet manifest needs pyarrow: pip install pyarrow") from error
-    try:
-        with parquet.ParquetFile(manifest) as file:
-            if "path" not in file.schema_arrow.names:
-                raise ConfigError(f'{manifest}: no column "path" among {file.schema_arrow.names}')
-            batches = file.iter_batches(columns=["path"])
-            return dict(enumerate((entry for batch in batches for entry in batch.column(0).to_pylist()), 1))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigError(f"{manifest}: not a Parquet file that can be read ({error})") from error
 
 
 # -- clips -------------------------------------------------------------------------------------------------------------
@@ -140,17 +92,17 @@ class Clips:
     @classmethod
     def open(cls, source: str | Path, sample_rate: int, cache: Path | None = None) -> Clips:
         """Decode `source` (see `find`) unless the cache already has it. Unreadable files and members are named and skipped."""
-        paths = find(source)
+        items = find(source)
         cache = cache or cache_folder()
-        stem = cache / _key(paths, sample_rate)
+        stem = cache / _key(files(items), sample_rate)
         index, data = stem.with_suffix(".json"), stem.with_suffix(".i16")
         if not index.exists():
             cache.mkdir(parents=True, exist_ok=True)
-            bounds = _decode(paths, sample_rate, data)
+            bounds = _decode(items, sample_rate, data)
             replace_text(index, json.dumps(bounds))
         bounds = np.asarray(json.loads(index.read_text()), np.int64)
         if not bounds[-1]:
-            raise ConfigError(f"{source}: none of its {len(paths)} files holds audio")
+            raise ConfigError(f"{source}: none of its {len(items)} clips can be read")
         starts, ends = bounds[:-1], bounds[1:]
         some = ends > starts
         return cls(np.memmap(data, np.int16, mode="r"), starts[some], ends[some], sample_rate)
@@ -173,14 +125,6 @@ class Clips:
 # -- decoding ----------------------------------------------------------------------------------------------------------
 
 
-class Encoded(NamedTuple):
-    """A clip before decoding."""
-
-    name: str
-    source: Path | BytesIO | AudioError  # or why there is none
-    size: int  # bytes
-
-
 def _key(paths: list[Path], sample_rate: int) -> str:
     """Name of the decoded audio in the cache: changes with any file or shard."""
     key = hashlib.sha256(str(sample_rate).encode())
@@ -190,48 +134,19 @@ def _key(paths: list[Path], sample_rate: int) -> str:
     return key.hexdigest()[:16]
 
 
-def _encoded(paths: Iterable[Path]) -> Iterator[Encoded]:
-    for path in paths:
-        if path.suffix.lower() == SHARD:
-            yield from _members(path)
-        else:
-            yield Encoded(str(path), path, _size(path))
-
-
-def _members(shard: Path) -> Iterator[Encoded]:
-    """The audio in a tar file, in its order, one member in memory at a time. Names tell the format and are never used as paths."""
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # which would grow with the shard
-                if member.isreg() and Path(member.name).suffix.lower() in READABLE:
-                    if member.size > _size(shard):  # a sparse file may promise more than there is
-                        raise tarfile.ReadError(f"{member.name} claims {member.size} bytes")
-                    yield Encoded(f"{shard}, {member.name}", BytesIO(tar.extractfile(member).read()), member.size)
-            tar.fileobj.seek(tar.offset)
-            if any(tar.fileobj.read(tarfile.BLOCKSIZE)):  # tarfile takes a broken header for the end
-                raise tarfile.ReadError(f"no header at byte {tar.offset}")
-    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-        yield Encoded(str(shard), AudioError(f"{shard}: the tar file cannot be read any further ({error})"), 0)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _decode(paths: list[Path], sample_rate: int, data: Path) -> list[int]:
+def _decode(items: list[Item], sample_rate: int, data: Path) -> list[int]:
     """Write all clips one after another; returns their boundaries."""
 
-    def load(clip: Encoded) -> tuple[int, np.ndarray | str]:
-        return clip.size, _samples(clip, sample_rate)
+    def load(item: Item) -> tuple[int, np.ndarray | str]:
+        return item.size, _samples(item, sample_rate)
 
     bounds = [0]
     import rich.progress  # here, so that `spectok evaluate` finds clips without it
 
     with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), transient=True) as bar, replacing(data) as out:
-        task = bar.add_task("decoding the training audio", total=sum(map(_size, paths)))
+        task = bar.add_task("decoding the training audio", total=sum(item.size for item in items))
         with ThreadPoolExecutor(2) as pool:
-            for size, result in _ordered(pool, load, _encoded(paths)):
+            for size, result in _ordered(pool, load, items):
                 bar.advance(task, size)
                 if isinstance(result, str):
                     bar.console.print(f"[yellow]skipped[/] {_printable(result)}")
@@ -241,16 +156,20 @@ def _decode(paths: list[Path], sample_rate: int, data: Path) -> list[int]:
     return bounds
 
 
-def _samples(clip: Encoded, sample_rate: int) -> np.ndarray | str:
+def _samples(item: Item, sample_rate: int) -> np.ndarray | str:
     """int16 samples, or why there are none."""
+    name = item.path if item.offset < 0 else f"{item.path}, {item.id}"
+    if item.problem:
+        return f"{name}: {item.problem}"
     try:
-        if isinstance(clip.source, AudioError):
-            raise clip.source
-        samples, _ = audio.read(clip.source, sample_rate)
-    except AudioError as error:
-        reason = str(error).removeprefix("standard input: ")  # a member of a tar file has no name of its own
-        return reason if reason.startswith(printable(clip.name)) else f"{clip.name}: {reason}"
-    return to_int16(samples)
+        if item.offset < 0:
+            return to_int16(audio.read(item.path, sample_rate)[0])
+        with open(item.path, "rb") as shard:  # its name in there is never used as a path
+            shard.seek(item.offset)
+            return to_int16(audio.read(BytesIO(shard.read(item.size)), sample_rate)[0])
+    except (AudioError, OSError) as error:
+        reason = str(error).removeprefix("standard input: ")  # bytes have no name of their own
+        return reason if reason.startswith(printable(name)) else f"{name}: {reason}"
 
 
 def _ordered(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
