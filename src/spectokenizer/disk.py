@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +58,9 @@ def replace_text(path: Path, text: str, sync: bool = True) -> None:
 
 
 def printable(name: str) -> str:
-    """A file's name as text: those that are no valid UTF-8 have surrogates, which nothing can write."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """What others wrote, a file's name above all, as one line of text: without what steers a terminal, and without the surrogates
+    that stand in names which are no valid UTF-8."""
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode() for c in name)
 
 
 def lock(file: IO[Any], busy: str) -> None:

@@ -143,7 +143,8 @@ def test_beside_constriction(seed: int, num_codebooks: int, num_frames: int) -> 
     rows = np.array(frequencies(entropy, codes), np.float64).reshape(-1, 64)  # frame after frame
     coder, model = constriction.stream.stack.AnsCoder(), constriction.stream.model.Categorical(perfect=False)
     coder.encode_reverse(codes.T.ravel().astype(np.int32), model, rows / rows.sum(1, keepdims=True))
-    assert abs(8 * len(entropy.encode(codes)) - coder.num_valid_bits()) <= 16 + 0.01 * coder.num_valid_bits()
+    ours, theirs = 8 * len(entropy.encode(codes)), coder.num_valid_bits()
+    assert -32 - 0.01 * theirs <= ours - theirs <= 16 + 0.01 * theirs  # a word of its state may say nothing
 
 
 # -- mistakes and damage --------------------------------------------------------------------------------------------------------

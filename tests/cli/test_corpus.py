@@ -111,7 +111,7 @@ def test_mistakes(clips: Path, tmp_path: Path, codec: Codec) -> None:
 
 def test_long_names_that_begin_alike(tmp_path: Path, codec: Codec) -> None:
     """Several workers in one folder: no one's unfinished file has another's name."""
-    from spectokenizer.corpus import detokenize as it
+    from spectokenizer.corpus import decode as it
 
     names = [f"{'x' * 150}{i}" for i in range(2)]
     seen = set()
@@ -130,3 +130,18 @@ def test_long_names_that_begin_alike(tmp_path: Path, codec: Codec) -> None:
         for path in sorted((tmp_path / "tokens" / "data").iterdir()):
             it.detokenize_shard(it.Task(path, tmp_path / "audio", str(codec.network.folder), "wav"))
     assert len(seen) == 2 and sorted(path.stem for path in (tmp_path / "audio").iterdir()) == names
+
+
+def test_detokenize_from_python_and_whose_word_it_takes(tmp_path: Path, codec: Codec) -> None:
+    """Any number of times; and a corpus may come from anybody."""
+    from spectokenizer import corpus
+
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(2000), 16000)
+    run("tokenize", tmp_path / "a.wav", "--out", tmp_path / "tokens", "-m", codec.network.folder, "-w", "1", "--format", "npy")
+    for out in ("one", "two"):
+        assert corpus.detokenize(tmp_path / "tokens", tmp_path / out, codec.network.folder, workers=1).clips == 1
+    card = tmp_path / "tokens" / "dataset.json"
+    for name in ("evil/model", str(codec.network.folder), "\x1b[2J"):
+        card.write_text(json.dumps({**json.loads(card.read_text()), "model": name}))
+        said = run("detokenize", tmp_path / "tokens", "-o", tmp_path / "three").output.strip()
+        assert "not bundled; give its folder with --model" in said and said.isprintable()

@@ -151,3 +151,15 @@ def test_columns_that_hold_nothing(tmp_path: Path, value: Any) -> None:
     rows = [row(item.id, 5, columns=item.columns) for item in items]
     formats.write("parquet", tmp_path, "x", rows, formats.column_types(items))
     assert [json.loads(found.columns["meta"]) for found in formats.read(tmp_path)] == [value, value]
+
+
+@pytest.mark.parametrize("line", ["[]", "3", '"text"', '{"id": 5}', '{"num_codebooks": "x"}', "[" * 100000])
+def test_a_line_that_is_no_row(tmp_path: Path, line: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "c.jsonl").write_text(line)
+    with pytest.raises(FormatError, match="not a shard of tokens"):
+        list(read(tmp_path))
+
+
+def test_columns_with_names_that_nothing_can_write() -> None:
+    assert formats.carried({"\ud800": 1, "id": 2, "text": 3}) == {"\\ud800": 1, "manifest_id": 2, "text": 3}

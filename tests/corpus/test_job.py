@@ -98,6 +98,8 @@ def test_strict_stops(clips: Path, tmp_path: Path, codec: Codec) -> None:
         tokenize(clips, tmp_path / "out", codec, strict=True)
     assert [row.id for row in read(tmp_path / "out")] == ["00", "01", "02"]  # the shard before is kept
     assert tokenize(clips, tmp_path / "out", codec).resumed == 1
+    with pytest.raises(AudioError, match=r"05\.wav: .*: 2 clips of shards from before"):  # which were made without it
+        tokenize(clips, tmp_path / "out", codec, strict=True)
 
 
 def test_only_unfinished_shards_are_done_again(clips: Path, tmp_path: Path, codec: Codec) -> None:

@@ -51,7 +51,11 @@ def test_failures_end_with_an_error(clip, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--metrics", "pesk"], "unknown metrics"), (["--bitrates", "1,x"], "kbps separated"), (["--data", "no/such"], "no such folder or file")],
+    [
+        (["--metrics", "pesk"], "unknown metrics"),
+        (["--bitrates", "1,x"], "kbps separated"),
+        (["--data", "no/such"], "no such folder or file"),
+    ],
 )
 def test_mistakes_are_named(clip, tmp_path, monkeypatch, options, message):
     result = invoke(monkeypatch, "--data", clip.parent, "--out", tmp_path / "out", *options)

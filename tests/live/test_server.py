@@ -135,7 +135,13 @@ def test_thirty_at_once_get_what_each_would_get_alone(tiny_codec: Codec, speech:
                 packed = [pack(tiny_codec, codes[:, j : j + 1]) for j in range(codes.shape[1])]
                 messages = [j.to_bytes(2) + packet for j, packet in enumerate(packed)]
             calls.append(call(where, messages, mode=modes[i], bitrate=top[i % len(top)] if i < 20 else top[-1], packet_frames=1 + i % 4))
-        return await asyncio.gather(*calls)
+        answers = await asyncio.gather(*calls)
+
+        async def counted() -> bool:
+            return (await metrics(where)).get(("spectok_closed_total", "end"), 0) == len(calls)
+
+        await until(counted)
+        return answers
 
     for i, (about, heard, end) in enumerate(served(tiny_codec, scenario, slots=32)):
         samples = to_int16(clips[i])

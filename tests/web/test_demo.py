@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import urllib.error
 import urllib.request
 from functools import partial
 from http.server import ThreadingHTTPServer
@@ -75,6 +76,13 @@ def test_the_server_forbids_other_hosts(tmp_path: Path) -> None:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/a.js") as response:
             assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
             assert response.headers["Content-Type"] == "text/javascript"
+        for host, allowed in (("localhost:1", True), ("[::1]", True), ("attacker.example:8421", False), ("", False)):
+            request = urllib.request.Request(f"http://127.0.0.1:{server.server_port}/a.js", headers={"Host": host})
+            try:
+                with urllib.request.urlopen(request) as response:
+                    assert allowed and response.status == 200
+            except urllib.error.HTTPError as refused:
+                assert not allowed and refused.code == 403
     finally:
         server.shutdown()
         server.server_close()

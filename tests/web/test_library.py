@@ -14,6 +14,8 @@ import soundfile
 
 from spectokenizer import Codec
 from spectokenizer.bitstream import Header, Reader, Writer, streams
+from spectokenizer.bitstream.header import HAS_METADATA
+from spectokenizer.bitstream.records import METADATA, make_end, make_packet, make_record
 from spectokenizer.errors import FormatError, ModelError
 
 JavaScript = Callable[..., Any]
@@ -142,6 +144,68 @@ def test_salvage_finds_the_same_packets(javascript: JavaScript) -> None:
     assert any(answer[0]["problems"] for answer in found)
     for case, answer in zip(damaged, found, strict=True):
         assert without_header(answer) == read(case, salvage=True)
+
+
+def test_salvage_keeps_what_is_behind_a_long_gap(javascript: JavaScript) -> None:
+    """Eleven minutes of thirteen are missing; and a counter may be forged."""
+    header, rng, sink = Header("mini", "0123456789abcdef", 16000, 320, 1, 10), np.random.default_rng(6), io.BytesIO()
+    writer = Writer(sink, header)
+    writer.write(rng.integers(0, 1024, (1, 40000)))
+    writer.close(40000 * 320)
+    data = sink.getvalue()
+    packets = list(Reader(io.BytesIO(data)).raw())
+    far = make_packet(2**40, rng.integers(0, 1024, (1, 5)), 10)
+    damaged = [data[: packets[50].offset] + data[packets[720].offset :], data[: packets[50].offset] + far + make_end(2**40 + 5, 9)]
+    found = javascript(READ, files=[case.hex() for case in damaged], options={"salvage": True})
+    assert [without_header(answer) for answer in found] == [read(case, salvage=True) for case in damaged]
+    assert len(found[0][0]["packets"]) == 50 + len(packets) - 720 and found[0][0]["numSamples"] == 40000 * 320
+
+
+def test_metadata_follow_the_same_rules(javascript: JavaScript) -> None:
+    bodies = [b"{}", b"[]", b"{", b'"a"', b'{"a": 1}', b'{"a": null}', b'{"a": {}}', b'{"a": "b", "c": "\\"\\\\"}', b'{"a": "b", "a": "c"}']
+    bodies += [b'{"": "x"}', b'{"%s": "x"}' % (b"k" * 64), b'{"%s": "x"}' % (b"k" * 65), '{"é 你": "😀"}'.encode(), b'{"\\u0007": "x"}']
+    bodies += [
+        b'{"a": "\\ud800"}',
+        b'{"a": "\\ud83d\\ude00"}',
+        b'{"\\ud800": "x"}',
+        b'{"a": "\xff"}',
+        '{"a\u2028": "x"}'.encode(),
+        b'{"__proto__": "x"}',
+    ]
+    header = Header("mini", "0123456789abcdef", 16000, 320, 1, 10).pack(HAS_METADATA)
+    files = [header + make_record(METADATA, body) + make_end(0, 0) for body in bodies]
+    found = javascript(READ, files=[file.hex() for file in files], options={})
+    assert [without_header(answer) for answer in found] == [read(file) for file in files]
+    assert {type(answer) for answer in found} == {str, list}
+
+    values = [
+        {"title": 5},
+        {"": "x"},
+        {"k" * 65: "x"},
+        {"created": "yesterday"},
+        {"created": "2026-02-31"},
+        {"created": "2026-01-31T12:00:00Z"},
+    ]
+    written = javascript(
+        """
+        answer(given.values.map((metadata) => {
+          try {
+            new spectok.Writer(() => {}, new spectok.Header(given.header), { metadata });
+            return "";
+          } catch (error) { return error.name; }
+        }));
+        """,
+        values=values,
+        header={
+            "model": "mini",
+            "modelHash": "0123456789abcdef",
+            "sampleRate": 16000,
+            "frameSize": 320,
+            "numCodebooks": 1,
+            "bitsPerCode": 10,
+        },
+    )
+    assert written == ["CodesError"] * 5 + [""]
 
 
 def test_the_writer_makes_the_same_bytes(javascript: JavaScript) -> None:
@@ -383,7 +447,7 @@ for (const numSamples of given.lengths) {
       ended ||= message.type === "end";
     },
   };
-  const playback = new Playback(fake, player, () => {});
+  const playback = new Playback(fake, player, () => {}, () => {});
   const numFrames = Math.ceil((numSamples + delaySamples) / frameSize);
   playback.start({
     numSamples, numFrames, complete: true, frame: () => new Int16Array([1, 2]), samples: () => new Float32Array(frameSize),
@@ -393,6 +457,15 @@ for (const numSamples of given.lengths) {
 }
 answer(played);
 """
+
+
+def test_codes_that_do_not_fit_end_the_playing_and_are_told(javascript: JavaScript) -> None:
+    script = (
+        PLAY.replace("WEB", WEB.as_uri())
+        .replace("push: async () =>", "push: async () => { throw new Error('no such code'); },\n  unused: async () =>")
+        .replace("() => {}, () => {})", "() => {}, (error) => played.push(error.message))")
+    )
+    assert javascript(script, lengths=[16000]) == ["no such code", [0, True]]
 
 
 def test_playing_ends_whatever_the_length(javascript: JavaScript) -> None:

@@ -190,6 +190,7 @@ function stopRecording() {
 }
 
 async function example() {
+  if (microphone) stopRecording();
   await fresh("example");
   const response = await fetch(new URL("../example.flac", import.meta.url));
   await encode(await response.arrayBuffer());

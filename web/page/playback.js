@@ -29,12 +29,14 @@ export class Playback {
   /** @type {import("./protocol.js").Block[]} */
   #decoded = []; // frames whose block waits for the next frame's first half
 
-  /** @param {Codec} codec @param {MessagePort} player @param {(block: import("./protocol.js").Block) => void} show */
-  constructor(codec, player, show) {
+  /** @param {Codec} codec @param {MessagePort} player @param {(block: import("./protocol.js").Block) => void} show
+   * @param {(error: unknown) => void} fail */
+  constructor(codec, player, show, fail) {
     this.codec = codec;
     this.codebooks = codec.info.numCodebooks;
     this.player = player;
     this.show = show;
+    this.fail = fail;
     player.onmessage = ({ data }) => {
       this.#heard = Math.max(this.#heard, data.seq);
       void this.pump();
@@ -70,6 +72,10 @@ export class Playback {
           this.#run = null;
         }
       }
+    } catch (error) {
+      this.stop();
+      this.player.postMessage({ type: "end" });
+      this.fail(error);
     } finally {
       this.#pumping = false;
     }

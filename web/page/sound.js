@@ -58,13 +58,19 @@ export class Microphone {
     const audio = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     const stream = await navigator.mediaDevices.getUserMedia({ audio });
     const context = new AudioContext();
-    await context.audioWorklet.addModule(new URL("recorder.worklet.js", import.meta.url));
-    const node = new AudioWorkletNode(context, "recorder", { outputChannelCount: [1] });
     const { port1, port2 } = new MessageChannel();
-    node.port.postMessage(port1, [port1]);
-    context.createMediaStreamSource(stream).connect(node).connect(context.destination); // the node is silent; unconnected it would not run
-    await context.resume();
-    return new Microphone(context, stream, port2);
+    const microphone = new Microphone(context, stream, port2);
+    try {
+      await context.audioWorklet.addModule(new URL("recorder.worklet.js", import.meta.url));
+      const node = new AudioWorkletNode(context, "recorder", { outputChannelCount: [1] });
+      node.port.postMessage(port1, [port1]);
+      context.createMediaStreamSource(stream).connect(node).connect(context.destination); // the node is silent; unconnected it would not run
+      await context.resume();
+    } catch (error) {
+      microphone.close(); // else it would stay on
+      throw error;
+    }
+    return microphone;
   }
 
   close() {

@@ -14,6 +14,8 @@ import { Stopwatch } from "./stopwatch.js";
 
 const CHUNK = 10; // frames per call while a file is encoded: short, so that playing is never kept waiting
 
+const MAX_SILENCE = 600; // seconds in place of lost packets, in all: a forged counter must not fill the memory
+
 /** @type {Codec} */
 let codec;
 /** @type {Playback} */
@@ -55,7 +57,7 @@ const actions = {
     ]);
     ort.env.wasm.wasmBinary = await unzipped(wasm);
     codec = await load(new URL("model/", folder), { ort, progress });
-    playback = new Playback(codec, player, (block) => send(block));
+    playback = new Playback(codec, player, (block) => send(block), tell);
     await warmUp();
     codec.network.onRun = (side, frames, ms) => watch.add(side, frames, ms);
     send({ type: "ready", info: codec.info });
@@ -78,7 +80,7 @@ const actions = {
         }
         if (last || next.numFrames % 10 === 0) announce(next);
         playback.pump();
-      });
+      }, tell);
     };
     recording = { push };
     playback.start(next, 0, true);
@@ -111,17 +113,28 @@ const actions = {
     begin(null);
     const recordings = readStk(bytes, { salvage });
     const file = recordings[part];
-    const { model, modelHash } = file.header;
-    if (modelHash !== codec.info.modelHash) {
-      throw new ModelError(`the file was made by model '${model}' (${modelHash}), this page has '${codec.info.name}' (${codec.info.modelHash})`);
+    const { info } = codec;
+    const { model, modelHash, numCodebooks } = file.header;
+    if (modelHash !== info.modelHash) {
+      throw new ModelError(`the file was made by model '${model}' (${modelHash}), this page has '${info.name}' (${info.modelHash})`);
     }
-    const next = begin(new Clip(codec.info, false, file.header.numCodebooks));
+    const same = /** @type {const} */ (["sampleRate", "frameSize", "bitsPerCode"]).every((key) => file.header[key] === info[key]);
+    if (!same || numCodebooks > info.numCodebooks) throw new ModelError(`the file's header is not one of model '${info.name}', whose name and hash it has`);
+    const next = begin(new Clip(info, false, numCodebooks));
+    let room = Math.round(MAX_SILENCE * info.frameRate);
+    let missing = 0; // lost frames that got no silence
+    const lose = (/** @type {number} */ frames) => {
+      const silent = Math.min(frames, room);
+      room -= silent;
+      missing += frames - silent;
+      next.addLost(silent);
+    };
     for (const { firstFrame, codes } of file.packets) {
-      next.addLost(firstFrame - next.numFrames);
+      lose(firstFrame - next.numFrames - missing);
       next.addCodes(codes);
     }
-    next.addLost(file.numFrames - next.numFrames);
-    next.numSamples = file.numSamples ?? file.numFrames * codec.info.frameSize;
+    lose(file.numFrames - next.numFrames - missing);
+    next.numSamples = Math.max(0, (file.numSamples ?? file.numFrames * info.frameSize) - missing * info.frameSize);
     [next.metadata, next.part, next.parts, next.complete] = [file.metadata, part, recordings.length, true];
     next.note = file.problems.map((problem) => problem.message).join("; ");
     announce(next);
@@ -151,12 +164,16 @@ self.onmessage = async ({ data }) => {
   try {
     await actions[/** @type {ToWorker["type"]} */ (data.type)](data);
   } catch (error) {
-    const { name, message } = /** @type {Error} */ (error);
-    if (!(error instanceof SpecTokenizerError)) console.error(error);
-    const salvageable = data.type === "open" && !data.salvage && (name === "CorruptedError" || name === "TruncatedError");
-    send({ type: "error", kind: name, message, salvageable });
+    tell(error, data.type === "open" && !data.salvage);
   }
 };
+
+/** @param {unknown} error @param {boolean} [salvage] whether that may help */
+function tell(error, salvage = false) {
+  const { name, message } = /** @type {Error} */ (error);
+  if (!(error instanceof SpecTokenizerError)) console.error(error);
+  send({ type: "error", kind: name, message, salvageable: salvage && (name === "CorruptedError" || name === "TruncatedError") });
+}
 
 /** The engine compiles in two stages; a second of audio ahead of the first real one brings it to the fast one. */
 async function warmUp() {

@@ -3,16 +3,16 @@
 import { unpack } from "./bits.js";
 import { CorruptedError, FormatError, ModelError, TruncatedError, VersionError } from "./errors.js";
 import { Header, magicAt, readHeader } from "./header.js";
+import { unpackMetadata } from "./metadata.js";
 import { CODED, END, HAS_METADATA, HAS_TABLES, INDEX, MAGIC, METADATA, OPTIONAL, TABLES, hexByte, intact, isPacket, readHead, readVarint } from "./records.js";
 
-const MAX_GAP = 600; // seconds of lost frames that are believed: a forged counter must not fill the memory
-
-const MAX_WORK = 1e9; // bytes that are checksummed in all: a file made to be slow must not take for ever
+const MAX_WORK = 1e9; // bytes that are checksummed in vain, in all: a file made to be slow must not take for ever
 
 /** @typedef {{firstFrame: number, codes: import("./codes.js").Codes}} Packet */
 /** @typedef {import("./records.js").Head} Head */
 
-/** One recording. `numFrames` counts lost ones, too; what is missing between two packets is lost. */
+/** One recording. `numFrames` counts lost ones, too; what is missing between two packets is lost. A damaged file may count as many as it likes:
+ * whoever puts silence in their place sets a limit. */
 export class Recording {
   /** @param {Header} header */
   constructor(header) {
@@ -53,11 +53,13 @@ class Reader {
   #packets = 0; // intact ones so far
   #flags;
   #done = false;
-  #work = 0;
+  #work;
 
-  /** @param {Uint8Array} data @param {number} start @param {boolean} salvage @param {Header | null} fallback in place of a damaged header */
-  constructor(data, start, salvage, fallback) {
+  /** @param {Uint8Array} data @param {number} start @param {boolean} salvage @param {Header | null} fallback in place of a damaged header
+   * @param {number} work bytes that were checksummed in vain before */
+  constructor(data, start, salvage, fallback, work = 0) {
     this.#data = data;
+    this.#work = work;
     this.#salvage = salvage;
     this.#at = this.#start = start;
     try {
@@ -106,14 +108,14 @@ class Reader {
       if (!this.#salvage || magicHere(data, this.#at)) {
         try {
           readHeader(data, this.#at);
-          return new Reader(data, this.#at, this.#salvage, this.recording.header);
+          return new Reader(data, this.#at, this.#salvage, this.recording.header, this.#work);
         } catch (error) {
           if (!(error instanceof FormatError)) throw error;
           if (!newer) this.#fail(error);
           newer ||= error instanceof VersionError;
         }
       } else if (isPacket(data[this.#at]) && !newer && this.#startsARecording()) {
-        return new Reader(data, this.#at, this.#salvage, this.recording.header);
+        return new Reader(data, this.#at, this.#salvage, this.recording.header, this.#work);
       }
     }
     return null;
@@ -135,7 +137,7 @@ class Reader {
       try {
         if (head.kind === kind) {
           this.#at = head.next;
-          if (kind === METADATA) this.recording.metadata = readMetadata(body);
+          if (kind === METADATA) this.recording.metadata = unpackMetadata(body);
           else if (body.length !== 8) throw new CorruptedError(`the hash of the entropy tables has 8 bytes, not ${body.length}`);
         } else if (kind === TABLES) {
           throw new CorruptedError("the hash of the entropy tables, which the header announces, is not there");
@@ -162,8 +164,10 @@ class Reader {
       }
       throw new CorruptedError(`${this.#place()}: ${/** @type {Error} */ (error).message}`);
     }
-    this.#work += head.next - at;
-    if (!intact(data, at, head.next)) throw new CorruptedError(`${this.#place()}: the checksum does not match`);
+    if (!intact(data, at, head.next)) {
+      this.#work += head.next - at;
+      throw new CorruptedError(`${this.#place()}: the checksum does not match`);
+    }
     return head;
   }
 
@@ -173,7 +177,7 @@ class Reader {
     const { header } = recording;
     if (head.first !== recording.numFrames) {
       this.#fail(new CorruptedError(`${this.#place()}: a packet starts with frame ${head.first}, expected was frame ${recording.numFrames}`));
-      if (head.first < recording.numFrames || head.first - recording.numFrames > MAX_GAP * header.frameRate) return;
+      if (head.first < recording.numFrames) return;
     }
     if (head.kind >= CODED) {
       if (this.#flags & HAS_TABLES) throw new ModelError("the file is entropy-coded, and the tables are not here; encode it again without entropy coding");
@@ -194,8 +198,7 @@ class Reader {
     const { recording } = this;
     this.#done = true;
     const counted = readEnd(body);
-    const most = recording.numFrames + (this.#salvage ? MAX_GAP * recording.header.frameRate : Infinity);
-    if (!counted || counted.frames < recording.numFrames || counted.frames > most || counted.samples > counted.frames * recording.header.frameSize) {
+    if (!counted || counted.frames < recording.numFrames || counted.samples > counted.frames * recording.header.frameSize) {
       this.#fail(new CorruptedError(`${this.#place()}: the end record has impossible values`));
     } else {
       if (counted.frames > recording.numFrames) {
@@ -263,17 +266,4 @@ function readEnd(body) {
   } catch {
     return null;
   }
-}
-
-/** @param {Uint8Array} body @returns {Record<string, string>} */
-function readMetadata(body) {
-  let values;
-  try {
-    values = JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(body));
-  } catch (error) {
-    throw new CorruptedError(`the metadata are not JSON: ${/** @type {Error} */ (error).message}`);
-  }
-  const good = values && typeof values === "object" && !Array.isArray(values) && Object.values(values).every((value) => typeof value === "string");
-  if (!good) throw new CorruptedError("the metadata are not text by key");
-  return values;
 }

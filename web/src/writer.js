@@ -4,7 +4,8 @@ import { pack } from "./bits.js";
 import { Codes, concat } from "./codes.js";
 import { CodesError, StreamError } from "./errors.js";
 import { Header } from "./header.js";
-import { END, HAS_INDEX, HAS_METADATA, INDEX, MAX_BODY, MAX_FRAMES, METADATA, PLAIN, record, sealed, varint } from "./records.js";
+import { packMetadata } from "./metadata.js";
+import { END, HAS_INDEX, HAS_METADATA, INDEX, MAX_FRAMES, METADATA, PLAIN, record, sealed, varint } from "./records.js";
 
 const STRIDE = 16; // packets per entry of the index, at first
 const MAX_ENTRIES = 4096;
@@ -42,9 +43,7 @@ export class Writer {
     const described = metadata && Object.keys(metadata).length > 0;
     this.#send(header.pack((index ? HAS_INDEX : 0) | (described ? HAS_METADATA : 0)));
     if (described) {
-      const body = new TextEncoder().encode(JSON.stringify(metadata));
-      if (body.length > MAX_BODY) throw new CodesError(`metadata take ${body.length} bytes; at most ${MAX_BODY} fit in a file`);
-      this.#send(record(METADATA, body));
+      this.#send(record(METADATA, packMetadata(metadata)));
     }
   }
 

@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 from .. import __version__
+from ..disk import printable
 from ..errors import SpecTokenizerError
 
 COMMANDS = {  # command: (module, one line of help)
@@ -50,11 +51,11 @@ class Lazy(click.Group):
         try:
             return super().invoke(ctx)
         except SpecTokenizerError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
         except BrokenPipeError:
             ctx.exit(1)
         except OSError as error:
-            raise click.ClickException(f"{error.filename or 'input/output'}: {error.strerror}") from error
+            raise click.ClickException(f"{printable(str(error.filename or 'input/output'))}: {error.strerror}") from error
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})

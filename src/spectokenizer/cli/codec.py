@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..disk import printable
 from ..errors import ConfigError
 from .common import bitrate_option, chosen_bitrate, load, model_option, named, progress, say, sink, source
 
@@ -212,7 +213,7 @@ def _print(rows: dict[str, Any]) -> None:
                 click.echo(f"  {name:24}{parameters:>12,} parameters {macs / 1e6:>10.2f} MMAC/s")
         elif isinstance(value, dict):
             for name, text in value.items():  # whoever made the file wrote them: nothing of it may steer a terminal
-                click.echo(f"{key}: {name} = {text if text.isprintable() else repr(text)}")
+                click.echo(f"{key}: {name} = {printable(text)}")
         else:
             click.echo(f"{key + ':':{width}}{', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
 

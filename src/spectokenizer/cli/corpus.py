@@ -125,7 +125,7 @@ def summarised(summary: Summary, out: str) -> str:
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True))
 @click.option("--out", "-o", required=True, type=click.Path(file_okay=False), help="Folder of the audio; existing files are kept.")
-@click.option("--model", "-m", help="Model that made the tokens. [default: the one their dataset.json names]")
+@click.option("--model", "-m", help="Model that made the tokens. [default: the bundled one that dataset.json names]")
 @click.option(
     "--format",
     "suffix",
@@ -139,7 +139,7 @@ def summarised(summary: Summary, out: str) -> str:
 @ray_option
 def detokenize(source: str, out: str, model: str | None, suffix: str, workers: int | None, engine: str, ray_address: str | None) -> None:
     """Turn the tokens of IN, a folder that tokenize wrote or one shard of it, back into audio files, one per clip."""
-    from ..corpus.detokenize import detokenize as run
+    from ..corpus.decode import detokenize as run
 
     extra = engine_of(engine, ray_address)
     with Meter("detokenising") as meter:

@@ -15,6 +15,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -42,14 +43,15 @@ def demo(model: str, port: int, out: Path | None, show: bool) -> None:
 
     Everything runs in the browser; nothing leaves the machine. The first time npm (of Node.js) gets onnxruntime-web, once.
     """
-    folder = load(model).network.folder
+    codec = load(model)
+    folder = codec.network.folder
     if out is not None:
         if out.is_dir() and any(out.iterdir()) and not (out / "files.json").is_file():
             raise click.ClickException(f"{out} holds other files; give a new folder")
         build(folder, out)
         say(f"{out}: put it on any static host with https")
         return
-    page = cache_folder() / "web" / "page"
+    page = cache_folder() / "web" / f"page-{codec.info.model_hash}"  # another demo may be serving another model
     build(folder, page)
     serve(page, port, show)
 
@@ -102,6 +104,16 @@ def run(command: list[str], folder: Path) -> None:
 
 class Handler(SimpleHTTPRequestHandler):
     """Files as they are, asked for anew each time, and a policy that forbids the page to speak to any other host."""
+
+    def parse_request(self) -> bool:
+        """Only by this machine's own names: a page elsewhere may have its name lead here, and would then read a private model."""
+        if not super().parse_request():
+            return False
+        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        if name in ("127.0.0.1", "localhost", "::1"):
+            return True
+        self.send_error(403, "for this machine alone")
+        return False
 
     def guess_type(self, path: str | os.PathLike[str]) -> str:
         """Not as the system's registry has it: browsers run no script of another type."""

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .characters import chars_to_codes, codes_to_chars
-    from .detokenize import detokenize
+    from .decode import detokenize
     from .formats import Row, read
     from .job import Summary, tokenize
 
 _LAZY = {
     "tokenize": "job",
     "Summary": "job",
-    "detokenize": "detokenize",
+    "detokenize": "decode",
     "read": "formats",
     "Row": "formats",
     "codes_to_chars": "characters",

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..codes import CodeArray
-from ..disk import replacing
+from ..disk import printable, replacing
 from ..errors import ConfigError, FormatError
 from .sources import Columns, Item, safe
 
@@ -52,7 +52,7 @@ class Row:
 
 def carried(columns: Columns) -> Columns:
     """The manifest's columns under names that do not collide with ours."""
-    return {(f"manifest_{name}" if name in OWN else name): value for name, value in columns.items()}
+    return {printable(f"manifest_{name}" if name in OWN else name): value for name, value in columns.items()}
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def read_shard(path: Path) -> Iterator[Row]:
             yield from _read_tar(path)
         else:
             yield from _read_npy(path)
-    except (KeyError, ValueError, OSError, tarfile.TarError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, EOFError, RecursionError, OSError, tarfile.TarError) as error:
         raise FormatError(f"{path}: not a shard of tokens that can be read ({type(error).__name__}: {error})") from error
 
 

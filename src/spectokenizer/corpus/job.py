@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
 from ..disk import lock, replacing
-from ..errors import ConfigError
+from ..errors import AudioError, ConfigError
 from ..runtime.codec import Info
 from . import formats, sources
 from .engine import Told
@@ -159,6 +159,9 @@ def _run(
             left.append(shard)
         else:
             before.add(report)
+    if job.strict and before.errors:
+        first, number = before.errors[0], len(before.errors)
+        raise AudioError(f"{first['path']}: {first['reason']}: {number} clips of shards from before; mend them and give another --out")
     total.add(before)
     _write_errors(out, total.errors)
     all_bytes, start, moved = max(1, sum(shard.size for shard in shards)), time.monotonic(), [0.0, 0.0]

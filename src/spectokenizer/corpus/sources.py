@@ -210,7 +210,7 @@ def _attached(suffix: str, data: bytes) -> Columns:
         return {"txt": text}
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {"json": value}
 
@@ -241,7 +241,7 @@ def _lines(name: str, file: TextIO) -> Iterator[tuple[int, Columns]]:
         if text.lstrip().startswith("{"):
             try:
                 value = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ConfigError(f"{name}, line {number}: not a JSON object ({error}); give one on each line") from error
             yield number, value
         elif text.strip():
@@ -297,13 +297,14 @@ def _listed(name: str, rows: Iterable[tuple[int, Columns]], base: str, path_colu
 def _unique(items: Iterable[Item]) -> Iterator[Item]:
     """With ids that are safe as relative paths and differ: the name without suffix, else with it, else numbered."""
     taken: set[str] = set()
+    numbers: dict[str, Iterator[int]] = {}  # the next for each name: one that a whole manifest shares must not be counted through each time
     for item in items:
         name = safe(item.id)
         stem = name.removesuffix(PurePosixPath(name).suffix) if PurePosixPath(name).suffix.lower() in SUFFIXES else name
         candidates = (stem, name, *()) if stem else (name,)
         free = next((c for c in candidates if c.casefold() not in taken), None)
         if free is None:
-            free = next(c for c in (f"{stem}-{i}" for i in count(2)) if c.casefold() not in taken)
+            free = next(c for c in (f"{stem}-{i}" for i in numbers.setdefault(stem, count(2))) if c.casefold() not in taken)
         taken.add(free.casefold())  # some file systems do not tell A from a
         yield item._replace(id=free)
 

@@ -62,6 +62,7 @@ class Client:
         self.outbox: asyncio.Queue[Reply] = asyncio.Queue()
         self.changed = asyncio.Event()  # the engine has taken something, or something was sent
         self.pace: Pace | None = None
+        self.ended = False  # all is out, and the client has been told
 
 
 class Server:
@@ -278,6 +279,8 @@ class Server:
             self._ask(call, request)
             if isinstance(request, End):
                 await socket.wait_closed()
+                if client.ended:
+                    return
 
     async def _room(self, client: Client) -> None:
         """Wait until the client may go on: what it sent is taken and stepped, what it is sent is read, and it is not ahead."""
@@ -316,6 +319,7 @@ class Server:
             except TimeoutError:
                 raise CallError(POLICY, f"nothing was read for {self.limits.stall:g} s", "slow") from None
             if isinstance(reply, End):
+                client.ended = True
                 await self._close(socket, NORMAL, "")
                 return
 

@@ -187,4 +187,4 @@ def _printable(text: str) -> str:
     """Names come from other people: no markup, no control characters."""
     from rich.markup import escape
 
-    return escape("".join(c if c.isprintable() else "?" for c in text))
+    return escape(printable(text))

@@ -17,7 +17,7 @@ import soundfile
 from ..disk import as_others_are
 from ..errors import AudioError, CodesError, ConfigError, ModelError
 from ..runtime.audio import Audio
-from ..runtime.codec import Codec
+from ..runtime.codec import Codec, bundled
 from ..runtime.files import to_int16
 from .engine import Told
 from .formats import Row, read_shard, shards
@@ -65,8 +65,8 @@ def detokenize(
 ) -> Decoded:
     """All clips of a corpus of tokens (see `formats.read`) to `out`/ID.`suffix`, at the model's rate.
 
-    Without `model`, the one that the corpus' card names. Raises ModelError when another model made the codes, FormatError for a shard
-    that cannot be read, CodesError for codes that the model does not have.
+    Without `model`, the bundled one that the corpus' card names. Raises ModelError when another model made the codes, FormatError for a
+    shard that cannot be read, CodesError for codes that the model does not have.
     """
     if suffix not in AUDIO:
         raise ConfigError(f"audio format '{suffix}'; known are {', '.join(AUDIO)}")
@@ -84,9 +84,12 @@ def detokenize(
 def _named(shard: Path) -> str:
     for folder in shard.parents[:2]:
         try:
-            return str(json.loads((folder / CARD).read_text(encoding="utf-8"))["model"])
-        except (OSError, ValueError, KeyError, TypeError):
+            name = str(json.loads((folder / CARD).read_text(encoding="utf-8"))["model"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
+        if name not in bundled():  # the card may be anybody's: nothing is fetched, and no folder opened, at its word
+            raise ModelError(f"{folder / CARD}: made by model '{name}', which is not bundled; give its folder with --model")
+        return name
     return "mini"
 
 
