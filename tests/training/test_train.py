@@ -227,6 +227,23 @@ def test_collapse_is_an_error(tmp_path):
     _refuse_collapse({"codebook0/perplexity": 300.0, "codebook1/perplexity": 3.0}, plain, stage, 5000)
 
 
+def test_a_dead_table_of_a_pair_is_an_error(setup, tmp_path):
+    """The other one's thousand codes would pass for use enough."""
+    recipe = SINGLE.replace('"fsq"', '"pair"')
+    (tmp_path / "x.toml").write_text(recipe)
+    config = TrainConfig.load(tmp_path / "x.toml")
+    measured = {"codebook0/perplexity": 16.0, "codebook0/tokens": 5000.0, "codebook0/coarse_perplexity": 16.0}
+    _refuse_collapse({**measured, "codebook0/fine_perplexity": 2.0}, config, config.stages[0], 5000)
+    with pytest.raises(TrainingError, match="fine table of the pair has one entry"):
+        _refuse_collapse({**measured, "codebook0/fine_perplexity": 1.0}, config, config.stages[0], 5000)
+    from spectokenizer.training import train
+
+    train.run(config, setup / "audio", tmp_path / "out", threads=1, cache=setup / "cache", max_steps=6)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if row["kind"] == "validation"][-1]
+    assert 1 <= last["codebook0/coarse_perplexity"] <= 16 and 1 <= last["codebook0/fine_perplexity"] <= 4
+
+
 def test_few_tokens_are_no_collapse(tmp_path):
     """What 4 800 tokens can show of 32 768 entries is not what an unlimited number could."""
     (tmp_path / "x.toml").write_text(

@@ -225,8 +225,13 @@ def validate(model: SpecTokenizer, clips: data.Clips, config: TrainConfig, stage
         out[f"{name}/si_sdr"] = float(losses.si_sdr(x[:, : y.shape[1]], y).mean())
         if codes is not None and k == c.num_codebooks:
             heard = (x.unflatten(1, (-1, c.frame_size)) != 0).any(-1).T.flatten()  # short clips sit in silence, which says nothing
-            for i, use in enumerate(codebook_usage(codes[heard].T.cpu().numpy(), c.codebook_size)):
+            books = codes[heard].T.cpu().numpy()
+            for i, use in enumerate(codebook_usage(books, c.codebook_size)):
                 out |= {f"codebook{i}/{key}": float(value) for key, value in use._asdict().items()}
+            if c.quantizer == "pair":
+                coarse, fine = c.pair_sizes
+                out["codebook0/coarse_perplexity"] = codebook_usage(books % coarse, coarse)[0].perplexity
+                out["codebook0/fine_perplexity"] = codebook_usage(books // coarse, fine)[0].perplexity
     return out
 
 
@@ -243,6 +248,12 @@ def _refuse_collapse(measured: dict[str, float], config: TrainConfig, stage: Sta
                 f"codebook {i} collapsed in stage '{stage.name}': perplexity {perplexity:.1f} of {possible:.0f}; "
                 "lower the learning rate or raise the commitment weight, and start again in another folder"
             )
+        for table in ("coarse", "fine"):
+            perplexity = measured.get(f"codebook{i}/{table}_perplexity")
+            if perplexity is not None and stage_step > 1000 and tokens >= FEWEST_TOKENS and perplexity < 1.5:
+                raise TrainingError(
+                    f"the {table} table of the pair has one entry in use in stage '{stage.name}'; raise the commitment weight"
+                )
 
 
 def run(
