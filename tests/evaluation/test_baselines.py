@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from spectokenizer.cli import main
 from spectokenizer.errors import AudioError, ConfigError, FormatError
-from spectokenizer.evaluation import baselines, comparison
+from spectokenizer.evaluation import baselines, comparison, report
 from spectokenizer.evaluation import evaluate as ev
 
 METRICS = ["si_sdr", "mel_distance"]
@@ -155,7 +155,7 @@ def test_real_programs(name, route, speech):
         assert out.shape == clip.shape and np.isfinite(out).all() and out.std() > 0.1 * clip.std()
         assert bits / (len(clip) / 16000) == pytest.approx(bitrate, rel=0.35)  # variable rate, and a frame or two beyond the clip
         lag, correlation = ev.find_lag(clip, out)
-        assert correlation < ev.TRUSTED_CORRELATION or abs(lag) <= 2
+        assert correlation < report.TRUSTED_CORRELATION or abs(lag) <= 2
         assert abs(contour_lag(clip, out)) <= 8, bitrate  # a vocoder of 20 ms keeps no waveform, but when it is loud
 
 
