@@ -28,6 +28,9 @@ class LayerCost(NamedTuple):
     macs_per_second: int
 
 
+SIZES = ["sample_rate", "hop_length", "window_length", "n_fft", "kernel_time", "num_codebooks", "codebook_size", "codebook_dim"]
+
+
 def _is_size(value: object) -> bool:
     return type(value) is int and value >= 1
 
@@ -109,16 +112,7 @@ class CodecConfig:
 
     def _mistyped(self) -> Iterator[tuple[str, object, str]]:
         """Fields, their values and what they should be: a file may hold anything."""
-        for name in (
-            "sample_rate",
-            "hop_length",
-            "window_length",
-            "n_fft",
-            "kernel_time",
-            "num_codebooks",
-            "codebook_size",
-            "codebook_dim",
-        ):
+        for name in SIZES:
             if not _is_size(getattr(self, name)):
                 yield name, getattr(self, name), "a whole number from 1"
         if not all(map(_is_size, self.channels)):

@@ -67,10 +67,10 @@ def named(path: str) -> Iterator[None]:
     try:
         yield
     except FormatError as error:
-        text = str(error) if str(error).startswith(path) else f"{'standard input' if path == '-' else path}: {error}"
-        if path == "-":
-            pass  # gone
-        elif isinstance(error, TruncatedError):
+        if path == "-":  # nothing helps what is gone
+            raise type(error)(f"standard input: {error}") from error
+        text = str(error) if str(error).startswith(path) else f"{path}: {error}"
+        if isinstance(error, TruncatedError):
             text += "; 'spectok repair' gives it an end, 'spectok decode --salvage' keeps what is intact"
         elif isinstance(error, CorruptedError) and "--salvage" not in text:
             text += "; 'spectok decode --salvage' keeps what is intact"

@@ -86,10 +86,8 @@ class Claim:
         if found and _holder(found[-1][1]):
             return None
         number = found[-1][0] + 1 if found else 1
-        path, text = (
-            folder / f"claim-{number}",
-            f"{_here()}\n{os.getpid()}\n{uuid.uuid4().hex}\n",
-        )  # once all are released, numbers come again
+        path = folder / f"claim-{number}"
+        text = f"{_here()}\n{os.getpid()}\n{uuid.uuid4().hex}\n"  # known by more than its number, which comes again once all are released
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)

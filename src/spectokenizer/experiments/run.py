@@ -293,9 +293,9 @@ def environment() -> dict[str, str]:
 def code(*parts: str) -> str:
     """A digest of the codec, the model and its training, or of other parts: two trials that differ in it may differ because of it."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
-    files = [package / part for part in parts]
-    files = files or [package / "config.py", *(path for part in ("model", "training") for path in (package / part).iterdir())]
-    for path in sorted(path for path in files if path.suffix in (".py", ".c")):
+    paths = [package / part for part in parts]
+    paths = paths or [package / "config.py", *(path for part in ("model", "training") for path in (package / part).iterdir())]
+    for path in sorted(path for path in paths if path.suffix in (".py", ".c")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
