@@ -135,16 +135,16 @@ def test_length_is_that_of_the_documented_frequencies(seed: int, num_codebooks: 
 
 
 @settings(max_examples=10)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 50))
+@given(st.integers(0, 2**32 - 1), st.integers(3, 4), st.integers(150, 255))
 def test_beside_constriction(seed: int, num_codebooks: int, num_frames: int) -> None:
+    """Of large packets: constriction counts its last word of 32 bits as full or as empty, which in small ones would be most of them."""
     constriction = pytest.importorskip("constriction")
     entropy = random_entropy(seed, num_codebooks, 6)
     codes = np.random.default_rng(seed).integers(0, 64, (num_codebooks, num_frames))
     rows = np.array(frequencies(entropy, codes), np.float64).reshape(-1, 64)  # frame after frame
     coder, model = constriction.stream.stack.AnsCoder(), constriction.stream.model.Categorical(perfect=False)
     coder.encode_reverse(codes.T.ravel().astype(np.int32), model, rows / rows.sum(1, keepdims=True))
-    ours, theirs = 8 * len(entropy.encode(codes)), coder.num_valid_bits()
-    assert -32 - 0.01 * theirs <= ours - theirs <= 16 + 0.01 * theirs  # a word of its state may say nothing
+    assert abs(8 * len(entropy.encode(codes)) - coder.num_valid_bits()) <= 16 + 0.01 * coder.num_valid_bits()
 
 
 # -- mistakes and damage --------------------------------------------------------------------------------------------------------
